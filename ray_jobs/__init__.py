@@ -1,0 +1,1 @@
+"""The Ray jobs of the batch inference backend: plan, hand-over, ASR, redaction, analysis, sink, report."""

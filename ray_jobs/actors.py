@@ -1,0 +1,214 @@
+"""The long-lived actors of the pipeline: each loads its engine once and takes one partition per call.
+
+They are glue: fetch the partition, run the stage, commit, report what was done to the board. A table that travels
+between them is one partition's outcomes (records.OUTCOME_SCHEMA) with its id in a column.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from ray_jobs import handoff, records, storage
+from ray_jobs.handoff import Attempt
+from ray_jobs.ledger import CallState, Ledger, Marker
+from ray_jobs.records import CallAudio, Failure, Insight, Outcome, StageEvent, Transcript
+from ray_jobs.sinks import Sink, read_parquet
+from ray_jobs.spec import RunSpec
+
+_PARTITION_ID = pa.field("partition_id", pa.string())
+
+RESULT_SCHEMA = pa.schema([_PARTITION_ID, ("num_calls", pa.int32()), ("num_failed", pa.int32())])
+"""What comes out of the pipeline: one row per partition."""
+
+
+class Transcribe:
+    """Tickets in, outcomes out: ASR over one partition of speech."""
+
+    def __init__(self, spec: RunSpec, board: Any) -> None:
+        from ray_jobs.engines.load_asr import load_asr
+
+        began = time.monotonic()
+        self._spec = spec
+        self._board = board
+        self._engine = load_asr(spec.asr, num_threads=_num_threads(spec.asr.actors.num_cpus))
+        _report_start(board, "asr", began)
+
+    def __call__(self, ticket: pa.Table) -> pa.Table:
+        partition_id = ticket["partition_id"][0].as_py()
+        attempt = ray.get(self._board.begin.remote(partition_id))
+        prepared = handoff.fetch(self._board, partition_id)
+        if prepared is None:  # the task was run again after its partition's commit
+            return _tag(records.outcomes_to_table(self._stored(partition_id)), partition_id)
+        began = time.time()
+        rows = records.table_to_audio(prepared.select(records.AUDIO_SCHEMA.names))
+        _record_etl(self._board, prepared, rows)
+        outcomes = self._transcribe(rows, partition_id, attempt)
+        _record(self._board, partition_id, "asr", began, outcomes)
+        return _tag(records.outcomes_to_table(outcomes), partition_id)
+
+    def _stored(self, partition_id: str) -> list[Outcome]:
+        output_uri = storage.normalise(self._spec.output.uri)
+        ledger = Ledger(output_uri)
+        fingerprint = self._spec.fingerprints()["redact"]
+        return stored_outcomes(output_uri, ledger.load_marker("transcripts", fingerprint, partition_id))
+
+    def _transcribe(self, rows: Sequence[CallAudio | Failure], partition_id: str, attempt: Attempt) -> list[Outcome]:
+        from ray_jobs.stages.transcribe import transcribe
+
+        if not attempt.call_by_call:
+            return transcribe(rows, self._engine, self._spec.asr, self._spec.channels)
+        outcomes: list[Outcome] = []
+        for row in rows:
+            if row.call_id in attempt.deadly_calls:
+                reason = "the ASR engine's process died on this call; see the worker's log, then --retry-failed"
+                outcomes.append(Failure(call_id=row.call_id, uri=row.uri, code="asr_crashed", stage="asr", reason=reason))
+                continue
+            ray.get(self._board.suspect.remote(partition_id, row.call_id))
+            outcomes.extend(transcribe([row], self._engine, self._spec.asr, self._spec.channels))
+            ray.get(self._board.clear.remote(partition_id))
+        return outcomes
+
+
+class Redact:
+    """Outcomes in, redacted and committed outcomes out."""
+
+    def __init__(self, spec: RunSpec, board: Any, run_id: str) -> None:
+        from ray_jobs.stages.redact import Redactor
+
+        began = time.monotonic()
+        self._board = board
+        self._redactor = Redactor(spec.redact)
+        self._sink = Sink(spec, run_id)
+        _report_start(board, "redact", began)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        from ray_jobs.stages.redact import redact
+
+        partition_id, outcomes = _untag(table)
+        if ray.get(self._board.is_committed.remote(partition_id)):
+            return table
+        began = time.time()
+        outcomes = redact(outcomes, self._redactor)
+        partition = ray.get(self._board.partition.remote(partition_id))
+        self._sink.commit_transcripts(partition, outcomes)
+        ray.get(self._board.commit.remote(partition_id))
+        _record(self._board, partition_id, "redact", began, outcomes)
+        return _tag(records.outcomes_to_table(outcomes), partition_id)
+
+
+class LoadCommitted:
+    """Tickets of committed partitions in, their stored outcomes out: for runs that only analyse."""
+
+    def __init__(self, output_uri: str, markers: Sequence[Marker]) -> None:
+        self._output_uri = output_uri
+        self._markers = {marker.partition_id: marker for marker in markers}
+
+    def __call__(self, ticket: pa.Table) -> pa.Table:
+        marker = self._markers[ticket["partition_id"][0].as_py()]
+        return _tag(records.outcomes_to_table(stored_outcomes(self._output_uri, marker)), marker.partition_id)
+
+
+class Analyse:
+    """Committed outcomes in, committed insights out. Two partitions are in flight, or the engine drains at each edge."""
+
+    def __init__(self, spec: RunSpec, board: Any, run_id: str, markers: Sequence[Marker]) -> None:
+        from ray_jobs.engines.load_llm import load_llm
+
+        began = time.monotonic()
+        self._spec = spec
+        self._board = board
+        self._states = {marker.partition_id: marker.calls for marker in markers}
+        self._engine = load_llm(spec.llm)
+        self._sink = Sink(spec, run_id)
+        _report_start(board, "analyse", began)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        from ray_jobs.stages.analyse import analyse
+
+        partition_id, outcomes = _untag(table)
+        began = time.time()
+        transcripts = [outcome for outcome in outcomes if isinstance(outcome, Transcript)]
+        allowed = self._spec.redact.mode == "store_unredacted"
+        insights = analyse(transcripts, self._engine, self._spec.llm, allow_unredacted=allowed)
+        self._sink.commit_insights(partition_id, transcripts, insights, self._states_of(partition_id))
+        _record(self._board, partition_id, "analyse", began, transcripts, _failed_calls(insights))
+        return table
+
+    def _states_of(self, partition_id: str) -> dict[str, CallState]:
+        if partition_id in self._states:
+            return {state.call_id: state for state in self._states[partition_id]}
+        calls = ray.get(self._board.partition.remote(partition_id)).calls
+        return {c.call_id: CallState(call_id=c.call_id, uri=c.uri, version=c.version, code="ok") for c in calls}
+
+
+def summarise(table: pa.Table) -> pa.Table:
+    """The pipeline's end: one row that counts a partition's outcomes (RESULT_SCHEMA)."""
+    num_failed = table.num_rows - table["failure"].null_count
+    return pa.table([[table["partition_id"][0].as_py()], [table.num_rows], [num_failed]], schema=RESULT_SCHEMA)
+
+
+def stored_outcomes(output_uri: str, marker: Marker) -> list[Outcome]:
+    """The committed transcripts and failures a marker of transcripts names."""
+    outcomes: list[Outcome] = []
+    for name in marker.files:
+        table = read_parquet(storage.join(output_uri, name))
+        is_failures = name.startswith("failures/")
+        outcomes.extend(records.table_to_failures(table) if is_failures else records.table_to_transcripts(table))
+    return outcomes
+
+
+def _num_threads(num_cpus: float) -> int:
+    """An actor's share of the machine in threads: its CPU slots, or all cores where it holds a GPU and asks for none."""
+    return max(1, round(num_cpus)) if num_cpus else (os.cpu_count() or 1)
+
+
+def _tag(table: pa.Table, partition_id: str) -> pa.Table:
+    return table.append_column(_PARTITION_ID, pa.array([partition_id] * table.num_rows, pa.string()))
+
+
+def _untag(table: pa.Table) -> tuple[str, list[Outcome]]:
+    return table["partition_id"][0].as_py(), records.table_to_outcomes(table.drop_columns(["partition_id"]))
+
+
+def _worker() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _report_start(board: Any, stage: str, began: float) -> None:
+    board.started.remote(stage, time.monotonic() - began)
+
+
+def _record_etl(board: Any, prepared: pa.Table, rows: Sequence[CallAudio | Failure]) -> None:
+    first = prepared.slice(0, 1).select(["partition_id", "start_unix_s", "end_unix_s", "worker"]).to_pylist()[0]
+    board.record.remote(StageEvent(stage="etl", **_sums(rows), **first))
+
+
+def _record(
+    board: Any, partition_id: str, stage: str, began_unix_s: float, outcomes: Sequence[Outcome], num_failed: int | None = None
+) -> None:
+    sums = _sums(outcomes)
+    if num_failed is not None:
+        sums["num_failed"] = num_failed
+    event = StageEvent(
+        partition_id=partition_id, stage=stage, start_unix_s=began_unix_s, end_unix_s=time.time(), worker=_worker(), **sums
+    )
+    ray.get(board.record.remote(event))
+
+
+def _sums(rows: Sequence[CallAudio | Outcome]) -> dict[str, Any]:
+    heard = [row for row in rows if not isinstance(row, Failure)]
+    return {
+        "num_calls": len(rows),
+        "num_failed": len(rows) - len(heard),
+        "audio_s": sum(row.duration_s for row in heard),
+        "speech_s": sum(row.speech_s for row in heard),
+    }
+
+
+def _failed_calls(insights: Sequence[Insight]) -> int:
+    return len({insight.call_id for insight in insights if insight.status != "ok"})

@@ -1,0 +1,319 @@
+"""From Spark to Ray Data, bounded: Spark prepares partitions in waves and stays a fixed number ahead of the ledger.
+
+A driver thread (`Producer`) runs the waves and posts a reference per partition on the `Board`, a small actor beside
+the driver. Ray Data reads one ticket per partition: its read task waits until the partition is posted and yields one
+row with its id. The ASR actor that gets the ticket fetches the partition by reference, so there is one copy of it in
+the object store and nothing can split it. Committing a partition drops the reference, makes room for the next wave
+and, with a wave's last commit, releases Spark's cached blocks.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import ray
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from ray_jobs.errors import FatalError
+from ray_jobs.ledger import Partition
+from ray_jobs.records import StageEvent
+from ray_jobs.spec import EtlSpec, RunSpec
+from spark_etl import job
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+TICKET_SCHEMA = pa.schema([("partition_id", pa.string())])
+
+WHOLE_ATTEMPTS = 2
+"""Times a partition is given whole to an actor that dies of it before its calls are taken one by one."""
+
+MAX_IDLE_DEATHS = 5
+"""Deaths of actors between calls of one partition, after which the engine is taken for dead."""
+
+READ_CPUS = 0.001
+"""A read task only waits; a share of its own keeps Ray Data from fusing it into the ASR actor."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """How an actor is to take a partition: whole, or call by call without those that killed an actor before."""
+
+    call_by_call: bool
+    deadly_calls: frozenset[str]
+
+
+class Board:
+    """Where partitions wait between Spark and their commit. Run as an async Ray actor; see `start_board`."""
+
+    def __init__(self, partitions: Sequence[Partition], max_uncommitted: int) -> None:
+        self._partitions = {partition.partition_id: partition for partition in partitions}
+        self._max_uncommitted = max_uncommitted
+        self._reserved: set[str] = set()
+        self._refs: dict[str, list[Any]] = {}
+        self._committed: set[str] = set()
+        self._poison = ""
+        self._changed = asyncio.Condition()
+        self._events: list[StageEvent] = []
+        self._start_s: dict[str, float] = {}
+        self._history: list[tuple[float, str, str, int]] = []
+        self._attempts: dict[str, int] = {}
+        self._suspects: dict[str, str] = {}
+        self._deadly: dict[str, set[str]] = {}
+
+    # ------------------------------------------------------------------------------------------- the producer's side
+
+    async def reserve(self, partition_ids: Sequence[str]) -> None:
+        """Wait until these partitions may be prepared without exceeding the cap. Raises FatalError after `fail`."""
+        if len(partition_ids) > self._max_uncommitted:
+            raise FatalError(f"a wave of {len(partition_ids)} partitions exceeds the cap of {self._max_uncommitted}")
+        async with self._changed:
+            await self._wait(lambda: self._num_uncommitted() + len(partition_ids) <= self._max_uncommitted)
+            self._reserved.update(partition_ids)
+            for partition_id in partition_ids:
+                self._note("reserve", partition_id)
+
+    async def post(self, partition_id: str, refs: list[Any]) -> None:
+        """Hand over one prepared partition; `refs` is a list of one, so that Ray passes it by reference."""
+        async with self._changed:
+            if partition_id not in self._committed:
+                self._refs[partition_id] = refs
+            self._note("post", partition_id)
+            self._changed.notify_all()
+
+    async def wait_for_commits(self, known: int) -> set[str]:
+        """The committed partitions, once there are more than `known`."""
+        async with self._changed:
+            await self._wait(lambda: len(self._committed) > known)
+            return set(self._committed)
+
+    async def fail(self, message: str) -> None:
+        """The producer or the driver gives up: whoever waits here gets a FatalError with the message."""
+        async with self._changed:
+            self._poison = self._poison or message
+            self._changed.notify_all()
+
+    # --------------------------------------------------------------------------------------------- the actors' side
+
+    async def wait_until_posted(self, partition_id: str) -> None:
+        """Return at once for a partition that is committed already."""
+        async with self._changed:
+            await self._wait(lambda: partition_id in self._refs or partition_id in self._committed)
+            self._note("ticket", partition_id)
+
+    async def refs(self, partition_id: str) -> list[Any]:
+        """The posted references of a partition; empty when it is committed."""
+        return self._refs.get(partition_id, [])
+
+    async def is_committed(self, partition_id: str) -> bool:
+        return partition_id in self._committed
+
+    async def partition(self, partition_id: str) -> Partition:
+        return self._partitions[partition_id]
+
+    async def begin(self, partition_id: str) -> Attempt:
+        """An actor starts (again) on a partition. Raises FatalError when actors keep dying of no call in particular."""
+        deaths = self._attempts.get(partition_id, 0)
+        self._attempts[partition_id] = deaths + 1
+        self._note("begin", partition_id)
+        deadly = self._deadly.setdefault(partition_id, set())
+        suspect = self._suspects.pop(partition_id, None)
+        if suspect is not None:
+            deadly.add(suspect)
+        if deaths - len(deadly) > MAX_IDLE_DEATHS:
+            await self.fail(f"partition {partition_id}: its actor died {deaths} times; see the worker's log in the Ray dashboard")
+            raise FatalError(self._poison)
+        return Attempt(call_by_call=deaths >= WHOLE_ATTEMPTS, deadly_calls=frozenset(deadly))
+
+    async def suspect(self, partition_id: str, call_id: str) -> None:
+        """The actor is about to take one call by itself; should it die now, this call did it."""
+        self._suspects[partition_id] = call_id
+
+    async def clear(self, partition_id: str) -> None:
+        self._suspects.pop(partition_id, None)
+
+    async def commit(self, partition_id: str) -> None:
+        """The partition is durable; a repeated commit counts once."""
+        async with self._changed:
+            self._committed.add(partition_id)
+            self._reserved.discard(partition_id)
+            self._refs.pop(partition_id, None)
+            self._note("commit", partition_id)
+            self._changed.notify_all()
+
+    # ------------------------------------------------------------------------------------------------ the onlookers
+
+    async def record(self, event: StageEvent) -> None:
+        self._events.append(event)
+
+    async def started(self, stage: str, load_s: float) -> None:
+        """An actor of a stage is up; the first one's seconds are kept."""
+        self._start_s.setdefault(stage, load_s)
+
+    async def start_s(self) -> dict[str, float]:
+        """Stage to the seconds its first actor took to load."""
+        return self._start_s
+
+    async def events(self, start: int) -> list[StageEvent]:
+        """Stage events from index `start` on."""
+        return self._events[start:]
+
+    async def history(self) -> list[tuple[float, str, str, int]]:
+        """What happened here, in order: (Unix seconds, reserve|post|ticket|begin|commit, partition id, num uncommitted)."""
+        return self._history
+
+    def _num_uncommitted(self) -> int:
+        return len(self._reserved)
+
+    def _note(self, what: str, partition_id: str) -> None:
+        self._history.append((time.time(), what, partition_id, self._num_uncommitted()))
+
+    async def _wait(self, ready: Callable[[], bool]) -> None:
+        await self._changed.wait_for(lambda: bool(self._poison) or ready())
+        if self._poison:
+            raise FatalError(self._poison)
+
+
+def start_board(partitions: Sequence[Partition], max_uncommitted: int) -> Any:
+    """A Board actor on the driver's node, dying with the driver."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)(Board)
+    return actor.remote(partitions, max_uncommitted)
+
+
+class Producer(threading.Thread):
+    """Runs Spark in waves, as far ahead as the board has room; `join` it after the pipeline, before Ray goes."""
+
+    def __init__(self, board: Any, partitions: Sequence[Partition], spec: RunSpec, master_cpus: float) -> None:
+        super().__init__(name="spark-producer", daemon=True)
+        self.start_s = 0.0
+        self.num_cached: list[int] = []
+        """Partitions in Spark's cache, memory and disk, after each wave posted and each wave released."""
+        self._board = board
+        self._partitions = partitions
+        self._spec = spec
+        self._master_cpus = master_cpus
+        self._open_waves: list[tuple[DataFrame, set[str]]] = []
+
+    def run(self) -> None:
+        try:
+            self._produce()
+        except Exception as error:
+            message = f"Spark ETL stopped: {type(error).__name__}: {_first_line(error)}"
+            ray.get(self._board.fail.remote(message))
+        finally:
+            job.stop_spark()
+
+    def _produce(self) -> None:
+        began = time.monotonic()
+        spark = job.start_spark(self._spec.etl.spark, self._master_cpus)
+        self.start_s = time.monotonic() - began
+        for wave in waves(self._partitions, self._spec.wave_size):
+            ids = [partition.partition_id for partition in wave]
+            self._wait_for_room(ids)
+            frame = job.prepare_wave(spark, wave, self._spec.etl)
+            for partition_id, ref in zip(ids, _materialise(frame), strict=True):
+                ray.get(self._board.post.remote(partition_id, [ref]))
+            self._open_waves.append((frame, set(ids)))
+            self.num_cached.append(_num_cached(frame))
+        committed: set[str] = set()
+        while self._open_waves:
+            committed = ray.get(self._board.wait_for_commits.remote(len(committed)))
+            self._release(committed)
+
+    def _wait_for_room(self, ids: Sequence[str]) -> None:
+        """Reserve a wave's places, releasing Spark's blocks as commits come in meanwhile."""
+        reserved = self._board.reserve.remote(ids)
+        while not ray.wait([reserved], timeout=0.5)[0]:
+            self._release(ray.get(self._board.wait_for_commits.remote(-1)))
+        ray.get(reserved)
+        self._release(ray.get(self._board.wait_for_commits.remote(-1)))
+
+    def _release(self, committed: set[str]) -> None:
+        """Free the cached blocks of every wave whose partitions are all committed."""
+        from raydp.spark import release_spark_recoverable
+
+        for wave in [wave for wave in self._open_waves if wave[1] <= committed]:
+            release_spark_recoverable(wave[0])
+            self._open_waves.remove(wave)
+            self.num_cached.append(_num_cached(wave[0]))
+
+
+def waves(partitions: Sequence[Partition], size: int) -> Iterator[Sequence[Partition]]:
+    """Consecutive runs of `size` partitions, the last one shorter."""
+    for start in range(0, len(partitions), size):
+        yield partitions[start : start + size]
+
+
+def _materialise(frame: "DataFrame") -> list[Any]:
+    """Compute a wave; one reference to an Arrow table per partition. They stay recoverable until released."""
+    from raydp.spark import from_spark_recoverable
+
+    refs: list[Any] = from_spark_recoverable(frame).get_internal_block_refs()
+    return refs
+
+
+def _num_cached(frame: "DataFrame") -> int:
+    """Partitions that Spark holds in its cache, in memory or on disk."""
+    context = frame.sparkSession.sparkContext
+    return sum(info.numCachedPartitions() for info in context._jsc.sc().getRDDStorageInfo())
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0]
+
+
+class TicketSource(Datasource):
+    """Ray Data's view of the board: one read task, one row per partition, in the order Spark prepares them."""
+
+    def __init__(self, board: Any, partition_ids: Iterable[str]) -> None:
+        super().__init__()
+        self._board = board
+        self._partition_ids = list(partition_ids)
+
+    def get_name(self) -> str:
+        return "SparkPartitions"
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(self, parallelism: int, *args: Any, **kwargs: Any) -> list[ReadTask]:
+        return [self._read_task(partition_id) for partition_id in self._partition_ids]
+
+    def _read_task(self, partition_id: str) -> ReadTask:
+        board = self._board
+
+        def read() -> list[pa.Table]:
+            ray.get(board.wait_until_posted.remote(partition_id))
+            return [ticket(partition_id)]
+
+        metadata = BlockMetadata(num_rows=1, size_bytes=None, input_files=None, exec_stats=None)
+        return ReadTask(read, metadata, schema=TICKET_SCHEMA)
+
+
+def ticket(partition_id: str) -> pa.Table:
+    """One row that stands for a partition: TICKET_SCHEMA."""
+    return pa.table([[partition_id]], schema=TICKET_SCHEMA)
+
+
+def read_tickets(board: Any, partitions: Sequence[Partition], max_uncommitted: int) -> ray.data.Dataset:
+    """A dataset of tickets that streams as Spark delivers; at most `max_uncommitted` read tasks wait at a time."""
+    source = TicketSource(board, [partition.partition_id for partition in partitions])
+    return ray.data.read_datasource(
+        source,
+        num_cpus=READ_CPUS,
+        concurrency=min(max_uncommitted, len(partitions)),
+        override_num_blocks=len(partitions),
+    )
+
+
+def fetch(board: Any, partition_id: str) -> pa.Table | None:
+    """The prepared partition (spark_etl.job.WAVE_SCHEMA), by reference; None where it is committed already."""
+    refs = ray.get(board.refs.remote(partition_id))
+    return ray.get(refs[0]) if refs else None

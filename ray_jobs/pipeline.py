@@ -1,0 +1,137 @@
+"""The fused arrangement of the stages: one Ray Data stream from Spark's partitions to committed insights."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+
+from ray_jobs import handoff
+from ray_jobs.actors import Analyse, LoadCommitted, Redact, Transcribe, summarise
+from ray_jobs.errors import FatalError
+from ray_jobs.ledger import Ledger
+from ray_jobs.records import StageEvent
+from ray_jobs.runtime import SPARK_MASTER_CPUS
+from ray_jobs.spec import ActorSpec, RunSpec
+from spark_etl.plan import Plan
+
+MAX_ACTOR_RESTARTS = 20
+"""An actor that dies is started again this often; the board bounds what one partition may cost."""
+
+MAX_LOAD_DEATHS = 2
+"""Actors that may die one after the other while loading before the run is given up."""
+
+JOIN_S = 120.0
+
+
+class Pipeline:
+    """One run's stages over the partitions of its plan. Use on a connected Ray; `run` blocks until all is committed."""
+
+    def __init__(self, spec: RunSpec, plan: Plan, ledger: Ledger, run_id: str) -> None:
+        self._spec = spec
+        self._plan = plan
+        self._ledger = ledger
+        self._run_id = run_id
+        self.board: Any = handoff.start_board(plan.partitions, spec.max_uncommitted)
+        self.producer = handoff.Producer(self.board, plan.partitions, spec, SPARK_MASTER_CPUS)
+
+    def run(self) -> None:
+        """Raises FatalError with the first cause where a stage gives up."""
+        _configure_ray_data()
+        with self._spark():
+            try:
+                for _ in self.dataset().iter_batches(batch_size=None, batch_format="pyarrow"):
+                    pass  # results are committed by the stages; iterating is what pulls the stream
+            except Exception as error:
+                raise FatalError(_cause(error)) from error
+
+    def events(self, start: int) -> list[StageEvent]:
+        """What the stages have done so far, from event `start` on."""
+        events: list[StageEvent] = ray.get(self.board.events.remote(start))
+        return events
+
+    def startup_s(self) -> dict[str, float]:
+        """Seconds that Spark and the first actor of each stage took to start."""
+        started: dict[str, float] = ray.get(self.board.start_s.remote())
+        return {"spark": self.producer.start_s, **started} if self._plan.partitions else started
+
+    def waiting_for(self) -> str:
+        """What is still starting up; empty once every stage is there."""
+        up = self.startup_s()
+        stages = ["spark", "asr", "redact"] if self._plan.partitions else []
+        missing = [stage for stage in (*stages, *(["analyse"] if self._spec.analyses else [])) if not up.get(stage)]
+        return f"starting {', '.join(missing)}" if missing else ""
+
+    def dataset(self) -> Dataset:
+        """The whole flow, in the order the data takes."""
+        spec, board, run_id = self._spec, self.board, self._run_id
+        streams = []
+        if self._plan.partitions:
+            tickets = handoff.read_tickets(board, self._plan.partitions, spec.max_uncommitted)
+            transcripts = _stage(tickets, Transcribe, spec.asr.actors, spec, board)
+            streams.append(_stage(transcripts, Redact, spec.redact.actors, spec, board, run_id))
+        markers = list(self._plan.analyse_only)
+        if markers:
+            stored = ray.data.from_arrow([handoff.ticket(marker.partition_id) for marker in markers])
+            loader = ActorSpec(num_cpus=0.1)
+            streams.append(_stage(stored, LoadCommitted, loader, self._ledger.output_uri, markers))
+        outcomes = streams[0].union(*streams[1:]) if len(streams) > 1 else streams[0]
+        if spec.analyses:
+            outcomes = _stage(outcomes, Analyse, spec.llm.actors, spec, board, run_id, markers, concurrent_calls=2)
+        return outcomes.map_batches(summarise, batch_size=None, batch_format="pyarrow", num_cpus=0.1)
+
+    @contextlib.contextmanager
+    def _spark(self) -> Iterator[None]:
+        """Spark, while the stream runs; stopped whatever happens to the stream."""
+        if not self._plan.partitions:
+            yield
+            return
+        self.producer.start()
+        try:
+            yield
+        finally:
+            ray.get(self.board.fail.remote("the run has ended"))
+            self.producer.join(JOIN_S)
+
+
+def _stage(stream: Dataset, stage: type, actors: ActorSpec, *arguments: Any, concurrent_calls: int = 1) -> Dataset:
+    """A pool of long-lived actors, each given one whole partition per call."""
+    pool = ActorPoolStrategy(
+        min_size=actors.min_actors,
+        max_size=actors.max_actors,
+        max_tasks_in_flight_per_actor=2,  # the next partition waits at the actor, not in a queue
+        max_concurrent_calls_per_actor=concurrent_calls,
+        enable_true_multi_threading=concurrent_calls > 1,
+    )
+    return stream.map_batches(
+        stage,
+        fn_constructor_args=arguments,
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=pool,
+        num_cpus=actors.num_cpus,
+        num_gpus=actors.num_gpus,
+        max_restarts=MAX_ACTOR_RESTARTS,
+    )
+
+
+def _configure_ray_data() -> None:
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.max_consecutive_actor_init_deaths = MAX_LOAD_DEATHS
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def _cause(error: BaseException) -> str:
+    """One line naming the innermost cause of a failure that crossed actors."""
+    innermost: BaseException = error
+    while True:
+        inner = getattr(innermost, "cause", None) or innermost.__cause__
+        if not isinstance(inner, BaseException) or inner is innermost:
+            break
+        innermost = inner
+    lines = [line for line in str(innermost).strip().splitlines() if line.strip()]
+    return f"{type(innermost).__name__}: {lines[-1] if lines else 'no message'}"

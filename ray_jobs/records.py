@@ -1,0 +1,369 @@
+"""What travels between the stages: frozen records, and the Arrow schemas they are stored under.
+
+Times are seconds on the call's own clock unless a name says otherwise; probabilities are natural logarithms where a
+name says `logprob`. A partition's rows keep the order of its planned calls.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+"""Version of every output schema below; stored in Parquet metadata and in each JSON document."""
+
+FAILURE_CODES: dict[str, bool] = {
+    # code: whether it is transient, that is, whether any later run tries the call again
+    "unreadable": False,
+    "truncated": False,
+    "unsupported_codec": False,
+    "empty": False,
+    "no_speech": False,
+    "too_long": False,
+    "decoder_crashed": False,
+    "vanished": True,
+    "changed": True,
+    "access_denied": True,
+    "timeout": True,
+    "storage": True,
+    "asr_crashed": False,
+    "asr_error": False,
+    "redaction_error": False,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One planned recording. `version` changes when the object's content does (an ETag, or size and modified time).
+
+    `uri` is where it is read; `source` is what outputs call it, which differs where the name itself is personal.
+    """
+
+    call_id: str
+    uri: str
+    source: str
+    size_bytes: int
+    version: str
+    expected_speech_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A stretch of speech in one channel, in samples at the call's `sample_rate_hz`."""
+
+    channel: int
+    start_sample: int
+    num_samples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallAudio:
+    """The speech of one call: what ETL hands to ASR.
+
+    `pcm` holds the samples of `spans`, one after the other in their order (by channel, then start), as little-endian
+    int16 at `sample_rate_hz` (the recording's own rate, at most 16,000).
+    """
+
+    call_id: str
+    uri: str
+    duration_s: float
+    sample_rate_hz: int
+    num_channels: int
+    spans: tuple[Span, ...]
+    pcm: bytes
+
+    @property
+    def speech_s(self) -> float:
+        return sum(span.num_samples for span in self.spans) / self.sample_rate_hz
+
+    def iter_speech(self) -> Iterator[tuple[Span, npt.NDArray[np.int16]]]:
+        """Each span with its samples (a view): int16, shape (num_samples,)."""
+        samples = np.frombuffer(self.pcm, dtype="<i2")
+        position = 0
+        for span in self.spans:
+            yield span, samples[position : position + span.num_samples]
+            position += span.num_samples
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A call without a transcript. `stage` is etl, asr or redact; `code` is a key of FAILURE_CODES."""
+
+    call_id: str
+    uri: str
+    code: str
+    stage: str
+    reason: str
+
+    @property
+    def transient(self) -> bool:
+        return FAILURE_CODES[self.code]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Word:
+    """One word; `text` carries no surrounding blanks. `probability` is in [0, 1]."""
+
+    text: str
+    start_s: float
+    end_s: float
+    probability: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Utterance:
+    """What one party said without a long pause. `role` is the channel's role (agent, customer, mixed, ...)."""
+
+    channel: int
+    role: str
+    start_s: float
+    end_s: float
+    text: str
+    language: str
+    avg_logprob: float
+    no_speech_prob: float
+    words: tuple[Word, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redaction:
+    """One removed secret, without the secret: where it was, what kind it was, what stands in its place."""
+
+    entity: str
+    placeholder: str
+    channel: int
+    start_s: float
+    end_s: float
+    recogniser: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transcript:
+    """The words of one call: utterances of all channels in order of start.
+
+    `redacted` is False between ASR and redaction, and in a durable output only where the spec says in so many words
+    that unredacted text is to be stored.
+    """
+
+    call_id: str
+    uri: str
+    duration_s: float
+    speech_s: float
+    num_channels: int
+    language: str
+    asr_model: str
+    redacted: bool
+    utterances: tuple[Utterance, ...]
+    redactions: tuple[Redaction, ...] = ()
+
+    def dialogue(self) -> str:
+        """One line per utterance, `role: text`, in time order: what a language model is shown."""
+        return "\n".join(f"{u.role}: {u.text}" for u in self.utterances)
+
+
+Outcome = Transcript | Failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Insight:
+    """The answer to one analysis task on one call, or why there is none.
+
+    `status` is "ok" or "failed"; `value_json` is the task's JSON document ("" when failed), `error` one line
+    ("" when ok). `prompt_version` reads NAME/vN; `prompt_hash` is the hash of the prompt file's content.
+    """
+
+    call_id: str
+    task: str
+    status: str
+    value_json: str
+    error: str
+    model: str
+    prompt_version: str
+    prompt_hash: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageEvent:
+    """One stage of one partition, done: what progress bars and the report's timeline are drawn from.
+
+    `stage` is etl, asr, redact or analyse; times are Unix seconds; `audio_s` is the calls' full duration, `speech_s`
+    what is left after VAD; `worker` names the process that did it.
+    """
+
+    partition_id: str
+    stage: str
+    start_unix_s: float
+    end_unix_s: float
+    num_calls: int
+    num_failed: int
+    audio_s: float
+    speech_s: float
+    worker: str
+
+
+# ---------------------------------------------------------------------------------------------------------- schemas
+
+_SPAN = pa.struct([("channel", pa.int16()), ("start_sample", pa.int64()), ("num_samples", pa.int64())])
+_FAILURE = pa.struct([("code", pa.string()), ("stage", pa.string()), ("reason", pa.string())])
+_WORD = pa.struct([("text", pa.string()), ("start_s", pa.float64()), ("end_s", pa.float64()), ("probability", pa.float32())])
+_UTTERANCE = pa.struct(
+    [
+        ("channel", pa.int16()),
+        ("role", pa.string()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("text", pa.string()),
+        ("language", pa.string()),
+        ("avg_logprob", pa.float32()),
+        ("no_speech_prob", pa.float32()),
+        ("words", pa.list_(_WORD)),
+    ]
+)
+_REDACTION = pa.struct(
+    [
+        ("entity", pa.string()),
+        ("placeholder", pa.string()),
+        ("channel", pa.int16()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("recogniser", pa.string()),
+        ("score", pa.float32()),
+    ]
+)
+_METADATA = {"schema_version": str(SCHEMA_VERSION)}
+
+AUDIO_SCHEMA = pa.schema(
+    [
+        ("call_id", pa.string()),
+        ("uri", pa.string()),
+        ("duration_s", pa.float64()),
+        ("sample_rate_hz", pa.int32()),
+        ("num_channels", pa.int16()),
+        ("spans", pa.list_(_SPAN)),
+        ("pcm", pa.binary()),  # Spark's BinaryType; a partition is far below its 2 GiB
+        ("failure", _FAILURE),  # null where the call has audio
+    ]
+)
+"""One row per call of a partition, as Spark writes it and the ASR actor reads it."""
+
+TRANSCRIPT_SCHEMA = pa.schema(
+    [
+        ("call_id", pa.string()),
+        ("uri", pa.string()),
+        ("duration_s", pa.float64()),
+        ("speech_s", pa.float64()),
+        ("num_channels", pa.int16()),
+        ("language", pa.string()),
+        ("asr_model", pa.string()),
+        ("redacted", pa.bool_()),
+        ("utterances", pa.list_(_UTTERANCE)),
+        ("redactions", pa.list_(_REDACTION)),
+    ],
+    metadata=_METADATA,
+)
+
+FAILURE_SCHEMA = pa.schema([("call_id", pa.string()), ("uri", pa.string()), *_FAILURE], metadata=_METADATA)
+
+INSIGHT_SCHEMA = pa.schema(
+    [
+        ("call_id", pa.string()),
+        ("task", pa.string()),
+        ("status", pa.string()),
+        ("value_json", pa.string()),
+        ("error", pa.string()),
+        ("model", pa.string()),
+        ("prompt_version", pa.string()),
+        ("prompt_hash", pa.string()),
+        ("prompt_tokens", pa.int32()),
+        ("completion_tokens", pa.int32()),
+    ],
+    metadata=_METADATA,
+)
+
+OUTCOME_SCHEMA = pa.schema([*TRANSCRIPT_SCHEMA, ("failure", _FAILURE)])
+"""One row per call between ASR and the sink: a transcript, or a failure with the transcript's columns null."""
+
+
+# ------------------------------------------------------------------------------------------------------- conversions
+
+
+def audio_to_table(rows: Sequence[CallAudio | Failure]) -> pa.Table:
+    """One partition's rows under AUDIO_SCHEMA, in the order given."""
+    return pa.Table.from_pylist([_with_failure(row) for row in rows], schema=AUDIO_SCHEMA)
+
+
+def table_to_audio(table: pa.Table) -> list[CallAudio | Failure]:
+    """Inverse of `audio_to_table`."""
+    return [_audio_row(row) for row in table.to_pylist()]
+
+
+def outcomes_to_table(outcomes: Sequence[Outcome]) -> pa.Table:
+    """One partition's outcomes under OUTCOME_SCHEMA, in the order given."""
+    return pa.Table.from_pylist([_with_failure(outcome) for outcome in outcomes], schema=OUTCOME_SCHEMA)
+
+
+def table_to_outcomes(table: pa.Table) -> list[Outcome]:
+    """Inverse of `outcomes_to_table`."""
+    return [_outcome_row(row) for row in table.to_pylist()]
+
+
+def transcripts_to_table(transcripts: Sequence[Transcript]) -> pa.Table:
+    return pa.Table.from_pylist([asdict(t) for t in transcripts], schema=TRANSCRIPT_SCHEMA)
+
+
+def table_to_transcripts(table: pa.Table) -> list[Transcript]:
+    return [_transcript_row(row) for row in table.to_pylist()]
+
+
+def failures_to_table(failures: Sequence[Failure]) -> pa.Table:
+    return pa.Table.from_pylist([asdict(f) for f in failures], schema=FAILURE_SCHEMA)
+
+
+def table_to_failures(table: pa.Table) -> list[Failure]:
+    return [Failure(**row) for row in table.to_pylist()]
+
+
+def insights_to_table(insights: Sequence[Insight]) -> pa.Table:
+    return pa.Table.from_pylist([asdict(i) for i in insights], schema=INSIGHT_SCHEMA)
+
+
+def table_to_insights(table: pa.Table) -> list[Insight]:
+    return [Insight(**row) for row in table.to_pylist()]
+
+
+def _with_failure(row: CallAudio | Outcome) -> dict[str, object]:
+    if isinstance(row, Failure):
+        failure = {"code": row.code, "stage": row.stage, "reason": row.reason}
+        return {"call_id": row.call_id, "uri": row.uri, "failure": failure}
+    return {**asdict(row), "failure": None}
+
+
+def _failure_row(row: dict[str, object]) -> Failure | None:
+    failure = row.pop("failure")
+    if failure is None:
+        return None
+    return Failure(call_id=row["call_id"], uri=row["uri"], **failure)  # type: ignore[arg-type]
+
+
+def _audio_row(row: dict) -> CallAudio | Failure:  # type: ignore[type-arg]
+    failure = _failure_row(row)
+    if failure is not None:
+        return failure
+    return CallAudio(**{**row, "spans": tuple(Span(**span) for span in row["spans"])})
+
+
+def _outcome_row(row: dict) -> Outcome:  # type: ignore[type-arg]
+    return _failure_row(row) or _transcript_row(row)
+
+
+def _transcript_row(row: dict) -> Transcript:  # type: ignore[type-arg]
+    utterances = tuple(
+        Utterance(**{**u, "words": tuple(Word(**word) for word in u["words"])}) for u in row["utterances"]
+    )
+    redactions = tuple(Redaction(**r) for r in row["redactions"])
+    return Transcript(**{**row, "utterances": utterances, "redactions": redactions})

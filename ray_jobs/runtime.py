@@ -1,0 +1,164 @@
+"""Ray under the job: the environment it needs, joining or starting it, and what it can place."""
+
+import contextlib
+import logging
+import math
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from ray_jobs.errors import FatalError
+from ray_jobs.spec import ActorSpec, RunSpec
+
+_OPENED_PACKAGES = (
+    "java.lang java.lang.invoke java.lang.reflect java.io java.net java.nio java.math java.text java.util "
+    "java.util.concurrent java.util.concurrent.atomic sun.nio.ch sun.nio.cs sun.security.action sun.util.calendar"
+).split()
+# Ray's Java serialiser reflects into these; without the opens the Spark master dies on JDK 17
+_JAVA_OPTIONS = " ".join(
+    [
+        *(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in (*_OPENED_PACKAGES, "jdk.internal.ref")),
+        "--add-opens=java.sql/java.sql=ALL-UNNAMED",
+    ]
+)
+
+SPARK_MASTER_CPUS = 0.5
+"""CPU slots of RayDP's master actor."""
+
+HANDOFF_CPUS = 1.0
+"""CPU slots of Ray Data's own short tasks, without which a full cluster could not hand anything over."""
+
+OBJECT_STORE_BYTES_PER_PARTITION = 3
+"""Copies of a partition that a local object store leaves room for."""
+
+
+def prepare_environment() -> None:
+    """Set what Ray, Spark and their workers inherit. Call before any of them starts.
+
+    Raises FatalError where there is no JDK.
+    """
+    if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
+        raise FatalError("no java on PATH and no JAVA_HOME: Spark needs JDK 17 (Debian: apt-get install openjdk-17-jre-headless)")
+    code = str(Path(__file__).resolve().parent.parent)
+    defaults = {
+        "JDK_JAVA_OPTIONS": _JAVA_OPTIONS,
+        "PYSPARK_PYTHON": sys.executable,  # else executors take the system's python
+        "PYTHONPATH": os.pathsep.join(filter(None, [code, os.environ.get("PYTHONPATH")])),
+        "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "0"),
+        "RAY_AUTH_MODE": "disabled" if _is_local() else os.environ.get("RAY_AUTH_MODE", "disabled"),
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_DEDUP_LOGS": "1",
+        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # our own bars follow partitions, not blocks
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    for name, value in defaults.items():
+        if name == "PYTHONPATH":
+            os.environ[name] = value
+        else:
+            os.environ.setdefault(name, value)
+
+
+def _is_local() -> bool:
+    """Whether this process starts a Ray of its own: it is neither a Ray job nor told of a cluster."""
+    return "RAY_ADDRESS" not in os.environ and "RAY_JOB_ID" not in os.environ
+
+
+def slots(actors: ActorSpec) -> float:
+    return actors.num_cpus * actors.min_actors
+
+
+def cpu_slots(spec: RunSpec) -> float:
+    """CPU slots that must be there for every stage to start."""
+    spark = spec.etl.spark
+    stages = slots(spec.asr.actors) + slots(spec.redact.actors) + (slots(spec.llm.actors) if spec.analyses else 0)
+    return stages + spark.num_executors * spark.cores_per_executor + SPARK_MASTER_CPUS + HANDOFF_CPUS
+
+
+def gpu_slots(spec: RunSpec) -> float:
+    """GPUs that must be there for every stage to start."""
+    pools = [spec.asr.actors, *([spec.llm.actors] if spec.analyses else [])]
+    return sum(pool.num_gpus * pool.min_actors for pool in pools)
+
+
+@contextlib.contextmanager
+def ray_cluster(spec: RunSpec) -> Iterator[str]:
+    """Join the cluster this job runs on, or start a local one with as many CPU slots as the stages ask for.
+
+    Yields the dashboard's URL. Raises FatalError where the stages can never be placed together.
+    """
+    import ray
+
+    if _is_local():
+        # slots are bookkeeping, not cores: on a small machine the stages share what there is
+        context = ray.init(
+            num_cpus=max(os.cpu_count() or 1, math.ceil(cpu_slots(spec))),
+            object_store_memory=_object_store_bytes(spec),
+            include_dashboard=True,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+    else:
+        context = ray.init(address="auto", logging_level=logging.ERROR, log_to_driver=False)
+    try:
+        _check_placeable(spec, ray.cluster_resources())
+        yield f"http://{context.dashboard_url}"
+    finally:
+        ray.shutdown()
+
+
+def _object_store_bytes(spec: RunSpec) -> int:
+    """Room for every uncommitted partition at its largest, within a third of the machine's memory."""
+    wanted = OBJECT_STORE_BYTES_PER_PARTITION * spec.max_uncommitted * spec.etl.partition.max_bytes
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(256 * 1024 * 1024, min(wanted, memory // 6))
+
+
+def _check_placeable(spec: RunSpec, resources: dict[str, float]) -> None:
+    needs = {"CPU": cpu_slots(spec), "GPU": gpu_slots(spec)}
+    for name, needed in needs.items():
+        there = resources.get(name, 0.0)
+        if needed > there and not os.environ.get("RAY_CLUSTER_AUTOSCALES"):
+            raise FatalError(
+                f"the stages need {needed:g} {name} slots to start and the cluster has {there:g}: lower num_{name.lower()}s or "
+                f"min_actors in asr.actors, redact.actors or llm.actors, or take a larger cluster"
+            )
+
+
+class MemoryWatch:
+    """Samples the memory of this process and all below it, shared pages counted once (PSS); a context manager."""
+
+    def __init__(self, interval_s: float = 5.0) -> None:
+        self.peak_bytes: int | None = None
+        self._interval_s = interval_s
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="memory-watch", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(self._interval_s):
+            self.peak_bytes = max(self.peak_bytes or 0, _family_bytes())
+
+
+def _family_bytes() -> int:
+    import psutil
+
+    total = 0
+    this = psutil.Process()
+    for process in (this, *this.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):  # gone meanwhile
+            total += process.memory_full_info().pss
+    return total

@@ -1,0 +1,1 @@
+"""Stages that know calls, not tensors."""

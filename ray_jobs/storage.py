@@ -1,0 +1,235 @@
+"""Local folders and S3 behind one small face.
+
+A location is a path, a file:// URI or an s3://bucket/prefix URI. Local ones are handled as absolute paths, S3 through
+boto3 with its usual chain of credentials and settings (AWS_PROFILE, AWS_ENDPOINT_URL, IRSA, ...). Failures are the
+built-in FileNotFoundError and PermissionError, and RetryableError for what may pass (a timeout, a throttled bucket).
+"""
+
+import functools
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+from ray_jobs.errors import OutputError, RetryableError, SpecError
+
+READ_THREADS = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectInfo:
+    """One stored object. `version` changes when the content does: the ETag on S3, size and modified time on disk."""
+
+    uri: str
+    size_bytes: int
+    version: str
+
+
+class ChangedError(Exception):
+    """The object is no longer the version that was asked for."""
+
+
+def normalise(uri: str) -> str:
+    """A location in the one form used inside: an absolute local path, or s3://bucket/prefix without a final slash.
+
+    Raises SpecError for a scheme that is neither.
+    """
+    parsed = urlparse(uri)
+    if parsed.scheme == "s3":
+        return uri.rstrip("/")
+    if parsed.scheme == "file":
+        return os.path.abspath(unquote(parsed.path))
+    if "://" in uri:
+        raise SpecError(f"{uri}: no support for {parsed.scheme}://; use a path, file:// or s3://")
+    return os.path.abspath(os.path.expanduser(uri))
+
+
+def join(base: str, *parts: str) -> str:
+    return "/".join([base.rstrip("/"), *parts])
+
+
+def relative(uri: str, base: str) -> str:
+    """The part of `uri` below `base`."""
+    return uri[len(base.rstrip("/")) + 1 :]
+
+
+def is_s3(uri: str) -> bool:
+    return uri.startswith("s3://")
+
+
+def list_objects(uri: str) -> Iterator[ObjectInfo]:
+    """Every object below a location, in order of its key; nothing where the location does not exist."""
+    return _list_s3(uri) if is_s3(uri) else _list_local(uri)
+
+
+def stat(uri: str) -> ObjectInfo:
+    """Raises FileNotFoundError, PermissionError or RetryableError."""
+    if not is_s3(uri):
+        return _local_info(uri, os.stat(uri))
+    head = _s3(uri, lambda s3, where: s3.head_object(**where))
+    return ObjectInfo(uri=uri, size_bytes=head["ContentLength"], version=head["ETag"].strip('"'))
+
+
+def read_bytes(uri: str, *, version: str | None = None) -> bytes:
+    """The whole object. Raises ChangedError where `version` is given and no longer the stored one."""
+    if is_s3(uri):
+        condition = {"IfMatch": f'"{version}"'} if version else {}
+        data: bytes = _s3(uri, lambda s3, where: s3.get_object(**where, **condition)["Body"].read())
+        return data
+    with open(uri, "rb") as file:
+        if version and _local_info(uri, os.fstat(file.fileno())).version != version:
+            raise ChangedError(uri)
+        return file.read()
+
+
+def read_head(uri: str, num_bytes: int) -> bytes:
+    """The first bytes of an object; fewer where it is shorter."""
+    if is_s3(uri):
+        data: bytes = _s3(uri, lambda s3, where: s3.get_object(**where, Range=f"bytes=0-{num_bytes - 1}")["Body"].read())
+        return data
+    with open(uri, "rb") as file:
+        return file.read(num_bytes)
+
+
+def read_many(uris: list[str]) -> list[bytes]:
+    """The contents of many small objects, in order, fetched concurrently."""
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        return list(pool.map(read_bytes, uris))
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Put an object whole or not at all, over whatever was there."""
+    if is_s3(uri):
+        _s3(uri, lambda s3, where: s3.put_object(**where, Body=data))
+        return
+    temporary = _write_beside(uri, data)
+    os.replace(temporary, uri)
+
+
+def create_bytes(uri: str, data: bytes) -> bool:
+    """Put an object only where there is none; False where there was one. Of several writers, one gets True."""
+    if is_s3(uri):
+        return bool(_s3(uri, lambda s3, where: s3.put_object(**where, Body=data, IfNoneMatch="*"), exists=False))
+    temporary = _write_beside(uri, data)
+    try:
+        os.link(temporary, uri)  # unlike rename, fails where the name is taken
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(temporary)
+    return True
+
+
+def delete(uri: str) -> None:
+    """Remove an object; no error where there is none."""
+    if is_s3(uri):
+        _s3(uri, lambda s3, where: s3.delete_object(**where))
+    else:
+        Path(uri).unlink(missing_ok=True)
+
+
+def check_writable(uri: str) -> None:
+    """Raises OutputError, naming the location and the fix, where nothing can be put there."""
+    probe = join(uri, "_callmill", ".writable")
+    try:
+        write_bytes(probe, b"")
+        delete(probe)
+    except (OSError, RetryableError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise OutputError(f"output {uri}: cannot be written ({reason}); choose another --output or fix its permissions") from None
+
+
+# ------------------------------------------------------------------------------------------------------------- local
+
+
+def _list_local(root: str) -> Iterator[ObjectInfo]:
+    if os.path.isfile(root):
+        yield _local_info(root, os.stat(root))
+        return
+    for folder, folders, names in os.walk(root):
+        folders.sort()
+        for name in sorted(names):
+            path = os.path.join(folder, name)
+            try:
+                yield _local_info(path, os.stat(path))
+            except FileNotFoundError:
+                continue  # gone between the listing and the look, or a dangling link
+
+
+def _local_info(path: str, status: os.stat_result) -> ObjectInfo:
+    return ObjectInfo(uri=path, size_bytes=status.st_size, version=f"{status.st_size}-{status.st_mtime_ns}")
+
+
+def _write_beside(path: str, data: bytes) -> str:
+    """A complete, synced temporary file in the folder of `path`."""
+    folder = os.path.dirname(path)
+    os.makedirs(folder, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".tmp-")
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.chmod(temporary, 0o644)
+    return temporary
+
+
+# ---------------------------------------------------------------------------------------------------------------- S3
+
+
+@functools.cache
+def _client(process_id: int) -> Any:
+    """One client per process: boto3's connections do not survive a fork."""
+    import boto3
+    from botocore.config import Config
+
+    return boto3.client("s3", config=Config(retries={"mode": "adaptive", "max_attempts": 8}, max_pool_connections=READ_THREADS))
+
+
+def _bucket_key(uri: str) -> dict[str, str]:
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return {"Bucket": bucket, "Key": key}
+
+
+def _s3(uri: str, call: Callable[[Any, dict[str, str]], Any], exists: Any = None) -> Any:
+    """Run one S3 call and speak its errors in the terms of this module; `exists` is the answer to a failed IfNoneMatch."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        return call(_client(os.getpid()), _bucket_key(uri))
+    except ClientError as error:
+        code = error.response["Error"]["Code"]
+        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+        if status == 412 and exists is not None:
+            return exists
+        raise _translate(uri, code, status) from None
+    except BotoCoreError as error:
+        raise RetryableError(f"{uri}: {' '.join(str(error).split())}") from None
+
+
+def _translate(uri: str, code: str, status: int) -> Exception:
+    if status == 412:
+        return ChangedError(uri)
+    if status == 404:
+        return FileNotFoundError(2, f"no such object ({code})", uri)
+    if status in (401, 403):
+        return PermissionError(13, f"access denied ({code})", uri)
+    return RetryableError(f"{uri}: S3 answered {status} {code}")
+
+
+def _list_s3(uri: str) -> Iterator[ObjectInfo]:
+    where = _bucket_key(uri)
+    prefix = where["Key"] + "/" if where["Key"] else ""
+    token: dict[str, str] = {}
+    while True:
+        page = _s3(uri, lambda s3, at, t=token: s3.list_objects_v2(Bucket=at["Bucket"], Prefix=prefix, **t))  # type: ignore[misc]
+        for item in page.get("Contents", ()):
+            if not item["Key"].endswith("/"):
+                name = f"s3://{where['Bucket']}/{item['Key']}"
+                yield ObjectInfo(uri=name, size_bytes=item["Size"], version=item["ETag"].strip('"'))
+        if not page["IsTruncated"]:
+            return
+        token = {"ContinuationToken": page["NextContinuationToken"]}

@@ -1,0 +1,1 @@
+"""Audio ETL: recordings in, partitions of speech out."""

@@ -1,0 +1,118 @@
+"""The Spark side: one row per planned partition in, that partition's rows of speech out."""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from ray_jobs import storage
+from ray_jobs.errors import CallError, RetryableError
+from ray_jobs.ledger import Partition
+from ray_jobs.records import AUDIO_SCHEMA, Call, CallAudio, Failure, audio_to_table
+from ray_jobs.spec import EtlSpec, SparkSpec
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+APP_NAME = "callmill-etl"
+
+WAVE_SCHEMA = pa.schema(
+    [
+        *AUDIO_SCHEMA,
+        ("partition_id", pa.string()),
+        ("start_unix_s", pa.float64()),
+        ("end_unix_s", pa.float64()),
+        ("worker", pa.string()),
+    ]
+)
+"""AUDIO_SCHEMA, and when and where the partition was prepared (the same in each of its rows)."""
+
+
+def start_spark(spark: SparkSpec, master_cpus: float) -> "SparkSession":
+    """Spark on the Ray cluster this process is connected to; one per process, ended by `stop_spark`."""
+    import raydp
+
+    pins = {f"spark.ray.raydp_spark_executor.actor.resource.{k}": str(v) for k, v in spark.executor_resources.items()}
+    return raydp.init_spark(
+        app_name=APP_NAME,
+        num_executors=spark.num_executors,
+        executor_cores=spark.cores_per_executor,
+        executor_memory=spark.executor_memory,
+        configs={
+            "spark.driver.memory": spark.driver_memory,
+            "spark.ray.raydp_spark_master.actor.resource.CPU": str(master_cpus),
+            "spark.python.worker.reuse": "true",  # the VAD model stays loaded between waves
+            "spark.sql.execution.arrow.maxRecordsPerBatch": "0",  # a partition is one batch
+            "spark.ui.showConsoleProgress": "false",
+            **pins,
+        },
+    )
+
+
+def stop_spark() -> None:
+    import raydp
+
+    raydp.stop_spark()
+
+
+def prepare_wave(spark: "SparkSession", partitions: Sequence[Partition], etl: EtlSpec) -> "DataFrame":
+    """A lazy frame whose partition i holds the rows of `partitions[i]` under WAVE_SCHEMA.
+
+    Spark carries keys in and speech out; the workers fetch the recordings themselves.
+    """
+    from pyspark.sql.pandas.types import from_arrow_schema
+
+    plans = [(json.dumps(asdict(partition)),) for partition in partitions]
+    keys = spark.createDataFrame(spark.sparkContext.parallelize(plans, len(plans)), "plan string")
+    return keys.mapInArrow(partial(_prepare, etl=etl), from_arrow_schema(WAVE_SCHEMA))
+
+
+def _prepare(batches: Iterator[pa.RecordBatch], etl: EtlSpec) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        for plan in batch.column("plan").to_pylist():
+            yield from prepared_table(plan, etl).to_batches()
+
+
+def prepared_table(plan: str, etl: EtlSpec) -> pa.Table:
+    """One partition (as JSON), fetched, decoded and cut to speech: a table under WAVE_SCHEMA, one row per call in order."""
+    from spark_etl.prepare import prepare_partition
+
+    document = json.loads(plan)
+    calls = [Call(**call) for call in document["calls"]]
+    began = time.time()
+    rows = [_as_shown(row, call) for row, call in zip(prepare_partition(calls, etl, read_call), calls, strict=True)]
+    table = audio_to_table(rows)
+    where = {
+        "partition_id": document["partition_id"],
+        "start_unix_s": began,
+        "end_unix_s": time.time(),
+        "worker": f"spark {socket.gethostname()}:{os.getpid()}",
+    }
+    for name, value in where.items():
+        table = table.append_column(WAVE_SCHEMA.field(name), pa.array([value] * table.num_rows, WAVE_SCHEMA.field(name).type))
+    return table
+
+
+def read_call(call: Call) -> bytes:
+    """The recording's bytes. Raises CallError where they are not to be had, or not the planned version's."""
+    try:
+        return storage.read_bytes(call.uri, version=call.version)
+    except FileNotFoundError:
+        raise CallError("vanished", f"{call.source} was listed and is no longer there") from None
+    except PermissionError as error:
+        raise CallError("access_denied", f"{call.source}: {error.strerror}") from None
+    except storage.ChangedError:
+        raise CallError("changed", f"{call.source} was replaced after it was listed; the next run takes the new one") from None
+    except (RetryableError, OSError) as error:
+        raise CallError("storage", f"{call.source}: {' '.join(str(error).split())}") from None
+
+
+def _as_shown(row: CallAudio | Failure, call: Call) -> CallAudio | Failure:
+    """The row under the name that outputs may show."""
+    return replace(row, uri=call.source)

@@ -1,0 +1,95 @@
+"""The hand-over on real Ray and Spark: bounded, in step, whole partitions, nothing kept after the commit."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from ray_jobs import handoff, runtime
+from ray_jobs.ledger import Ledger
+from ray_jobs.spec import RunSpec, parse_spec
+from spark_etl import job
+from spark_etl.plan import Plan, make_plan
+from tests.ray_jobs.handoff_consumer import SlowStage
+
+pytestmark = pytest.mark.integration
+
+SAMPLES = Path(__file__).parents[1] / "data" / "sample_calls"
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> RunSpec:
+    output = tmp_path_factory.mktemp("handoff")
+    etl = {"partition": {"max_calls": 1}}  # eight partitions of one call
+    return parse_spec({"input": {"uri": str(SAMPLES)}, "output": {"uri": str(output)}, "etl": etl, "llm": {"engine": "none"}})
+
+
+@pytest.fixture(scope="module")
+def plan(spec: RunSpec) -> Plan:
+    return make_plan(spec, Ledger(spec.output.uri))
+
+
+@pytest.fixture(scope="module")
+def cluster(spec: RunSpec) -> Iterator[None]:
+    runtime.prepare_environment()
+    with runtime.ray_cluster(spec):
+        yield
+
+
+@pytest.fixture(scope="module")
+def passed(spec: RunSpec, plan: Plan, cluster: None) -> dict[str, Any]:
+    """One run of the eight partitions through a slow stage, and what was seen on the way."""
+    board = handoff.start_board(plan.partitions, spec.max_uncommitted)
+    producer = handoff.Producer(board, plan.partitions, spec, runtime.SPARK_MASTER_CPUS)
+    producer.start()
+    tickets = handoff.read_tickets(board, plan.partitions, spec.max_uncommitted)
+    stage = tickets.map_batches(
+        SlowStage, fn_constructor_args=(board,), batch_size=None, batch_format="pyarrow", concurrency=1, num_cpus=0.5
+    )
+    rows = stage.take_all()
+    producer.join(60)
+    return {"rows": rows, "history": ray.get(board.history.remote()), "producer": producer}
+
+
+def test_every_partition_arrives_whole_and_once(plan: Plan, passed: dict[str, Any]) -> None:
+    arrived = {row["partition_id"]: row["call_ids"] for row in passed["rows"]}
+    assert arrived == {p.partition_id: [call.call_id for call in p.calls] for p in plan.partitions}
+    assert len(passed["rows"]) == len(plan.partitions)
+
+
+def test_spark_never_runs_further_ahead_than_the_cap(spec: RunSpec, passed: dict[str, Any]) -> None:
+    assert max(num_uncommitted for *_, num_uncommitted in passed["history"]) == spec.max_uncommitted
+
+
+def test_a_stage_begins_on_the_first_partition_before_spark_has_prepared_the_last(passed: dict[str, Any]) -> None:
+    events = [(what, partition_id) for _, what, partition_id, _ in passed["history"]]
+    posted = [partition_id for what, partition_id in events if what == "post"]
+    assert events.index(("begin", posted[0])) < events.index(("post", posted[-1]))
+
+
+def test_spark_keeps_no_block_of_a_committed_partition(spec: RunSpec, passed: dict[str, Any]) -> None:
+    producer = passed["producer"]
+    assert not producer.is_alive()
+    assert max(producer.num_cached) > 0
+    assert max(producer.num_cached) <= spec.max_uncommitted
+    assert producer.num_cached[-1] == 0
+
+
+def test_a_dead_producer_wakes_whoever_waits(cluster: None, spec: RunSpec, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(job, "start_spark", broken)
+    monkeypatch.setattr(job, "stop_spark", lambda: None)
+    board = handoff.start_board(plan.partitions, spec.max_uncommitted)
+    handoff.Producer(board, plan.partitions, spec, runtime.SPARK_MASTER_CPUS).start()
+    with pytest.raises(Exception, match="Spark ETL stopped: OSError: no space left on device"):
+        ray.get(board.wait_until_posted.remote(plan.partitions[0].partition_id), timeout=30)
+
+
+def test_a_wave_larger_than_the_cap_is_refused_and_not_waited_for(cluster: None, plan: Plan) -> None:
+    board = handoff.start_board(plan.partitions, 1)
+    with pytest.raises(Exception, match="a wave of 2 partitions exceeds the cap of 1"):
+        ray.get(board.reserve.remote(["a", "b"]), timeout=30)
