@@ -22,7 +22,7 @@ from ray_jobs.spec import RunSpec
 
 _PARTITION_ID = pa.field("partition_id", pa.string())
 
-RESULT_SCHEMA = pa.schema([_PARTITION_ID, ("num_calls", pa.int32()), ("num_failed", pa.int32())])
+RESULT_SCHEMA = pa.schema([_PARTITION_ID, pa.field("num_calls", pa.int32()), pa.field("num_failed", pa.int32())])
 """What comes out of the pipeline: one row per partition."""
 
 
@@ -66,7 +66,9 @@ class Transcribe:
         for row in rows:
             if row.call_id in attempt.deadly_calls:
                 reason = "the ASR engine's process died on this call; see the worker's log, then --retry-failed"
-                outcomes.append(Failure(call_id=row.call_id, uri=row.uri, code="asr_crashed", stage="asr", reason=reason))
+                outcomes.append(
+                    Failure(call_id=row.call_id, uri=row.uri, code="asr_crashed", stage="asr", reason=reason)
+                )
                 continue
             ray.get(self._board.suspect.remote(partition_id, row.call_id))
             outcomes.extend(transcribe([row], self._engine, self._spec.asr, self._spec.channels))
@@ -78,7 +80,7 @@ class Redact:
     """Outcomes in, redacted and committed outcomes out."""
 
     def __init__(self, spec: RunSpec, board: Any, run_id: str) -> None:
-        from ray_jobs.stages.redact import Redactor
+        from ray_jobs.engines.pii import Redactor
 
         began = time.monotonic()
         self._board = board
@@ -114,7 +116,7 @@ class LoadCommitted:
 
 
 class Analyse:
-    """Committed outcomes in, committed insights out. Two partitions are in flight, or the engine drains at each edge."""
+    """Committed outcomes in, committed insights out. Two calls at once, or the engine drains at a partition's edge."""
 
     def __init__(self, spec: RunSpec, board: Any, run_id: str, markers: Sequence[Marker]) -> None:
         from ray_jobs.engines.load_llm import load_llm
@@ -163,7 +165,7 @@ def stored_outcomes(output_uri: str, marker: Marker) -> list[Outcome]:
 
 
 def _num_threads(num_cpus: float) -> int:
-    """An actor's share of the machine in threads: its CPU slots, or all cores where it holds a GPU and asks for none."""
+    """An actor's share of the machine in threads: its CPU slots, or all cores where it asks for none."""
     return max(1, round(num_cpus)) if num_cpus else (os.cpu_count() or 1)
 
 
@@ -185,17 +187,29 @@ def _report_start(board: Any, stage: str, began: float) -> None:
 
 def _record_etl(board: Any, prepared: pa.Table, rows: Sequence[CallAudio | Failure]) -> None:
     first = prepared.slice(0, 1).select(["partition_id", "start_unix_s", "end_unix_s", "worker"]).to_pylist()[0]
-    board.record.remote(StageEvent(stage="etl", **_sums(rows), **first))
+    num_failed = sum(isinstance(row, Failure) for row in rows)
+    board.record.remote(StageEvent(stage="etl", num_failed=num_failed, **_sums(rows), **first))
 
 
 def _record(
-    board: Any, partition_id: str, stage: str, began_unix_s: float, outcomes: Sequence[Outcome], num_failed: int | None = None
+    board: Any,
+    partition_id: str,
+    stage: str,
+    began_unix_s: float,
+    outcomes: Sequence[Outcome],
+    num_failed: int | None = None,
 ) -> None:
-    sums = _sums(outcomes)
-    if num_failed is not None:
-        sums["num_failed"] = num_failed
+    """Tell the board what a stage did; the failures counted are the stage's own."""
+    if num_failed is None:
+        num_failed = sum(isinstance(outcome, Failure) and outcome.stage == stage for outcome in outcomes)
     event = StageEvent(
-        partition_id=partition_id, stage=stage, start_unix_s=began_unix_s, end_unix_s=time.time(), worker=_worker(), **sums
+        partition_id=partition_id,
+        stage=stage,
+        start_unix_s=began_unix_s,
+        end_unix_s=time.time(),
+        num_failed=num_failed,
+        worker=_worker(),
+        **_sums(outcomes),
     )
     ray.get(board.record.remote(event))
 
@@ -204,7 +218,6 @@ def _sums(rows: Sequence[CallAudio | Outcome]) -> dict[str, Any]:
     heard = [row for row in rows if not isinstance(row, Failure)]
     return {
         "num_calls": len(rows),
-        "num_failed": len(rows) - len(heard),
         "audio_s": sum(row.duration_s for row in heard),
         "speech_s": sum(row.speech_s for row in heard),
     }

@@ -23,11 +23,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ray_jobs.errors import FatalError
 from ray_jobs.ledger import Partition
 from ray_jobs.records import StageEvent
-from ray_jobs.spec import EtlSpec, RunSpec
+from ray_jobs.spec import RunSpec
 from spark_etl import job
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import SparkSession
 
 TICKET_SCHEMA = pa.schema([("partition_id", pa.string())])
 
@@ -37,8 +37,11 @@ WHOLE_ATTEMPTS = 2
 MAX_IDLE_DEATHS = 5
 """Deaths of actors between calls of one partition, after which the engine is taken for dead."""
 
-READ_CPUS = 0.001
-"""A read task only waits; a share of its own keeps Ray Data from fusing it into the ASR actor."""
+RELEASE_S = 0.5
+"""How often a producer that waits for room looks for waves to release."""
+
+READ_CPUS = 0.0
+"""A read task only waits: it takes no slot. (And no other stage takes none, or Ray Data would fuse the two.)"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +65,7 @@ class Board:
         self._changed = asyncio.Condition()
         self._events: list[StageEvent] = []
         self._start_s: dict[str, float] = {}
+        self._warnings: list[str] = []
         self._history: list[tuple[float, str, str, int]] = []
         self._attempts: dict[str, int] = {}
         self._suspects: dict[str, str] = {}
@@ -126,8 +130,15 @@ class Board:
         suspect = self._suspects.pop(partition_id, None)
         if suspect is not None:
             deadly.add(suspect)
+        if deaths:
+            blame = f" of call {suspect}" if suspect else ""
+            self._warnings.append(
+                f"an ASR actor died{blame} on partition {partition_id} (attempt {deaths}); it is tried again"
+            )
         if deaths - len(deadly) > MAX_IDLE_DEATHS:
-            await self.fail(f"partition {partition_id}: its actor died {deaths} times; see the worker's log in the Ray dashboard")
+            await self.fail(
+                f"partition {partition_id}: its actor died {deaths} times; see the worker's log in the Ray dashboard"
+            )
             raise FatalError(self._poison)
         return Attempt(call_by_call=deaths >= WHOLE_ATTEMPTS, deadly_calls=frozenset(deadly))
 
@@ -164,8 +175,12 @@ class Board:
         """Stage events from index `start` on."""
         return self._events[start:]
 
+    async def warnings(self, start: int) -> list[str]:
+        """Lines for whoever watches the run, from index `start` on."""
+        return self._warnings[start:]
+
     async def history(self) -> list[tuple[float, str, str, int]]:
-        """What happened here, in order: (Unix seconds, reserve|post|ticket|begin|commit, partition id, num uncommitted)."""
+        """What happened, in order: (Unix seconds, reserve|post|ticket|begin|commit, partition id, num uncommitted)."""
         return self._history
 
     def _num_uncommitted(self) -> int:
@@ -183,8 +198,8 @@ class Board:
 def start_board(partitions: Sequence[Partition], max_uncommitted: int) -> Any:
     """A Board actor on the driver's node, dying with the driver."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = ray.remote(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)(Board)
-    return actor.remote(partitions, max_uncommitted)
+    options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": here}
+    return ray.remote(Board).options(**options).remote(partitions, max_uncommitted)
 
 
 class Producer(threading.Thread):
@@ -199,7 +214,7 @@ class Producer(threading.Thread):
         self._partitions = partitions
         self._spec = spec
         self._master_cpus = master_cpus
-        self._open_waves: list[tuple[DataFrame, set[str]]] = []
+        self._open_waves: list[tuple[job.CachedWave, set[str]]] = []
 
     def run(self) -> None:
         try:
@@ -216,53 +231,37 @@ class Producer(threading.Thread):
         self.start_s = time.monotonic() - began
         for wave in waves(self._partitions, self._spec.wave_size):
             ids = [partition.partition_id for partition in wave]
-            self._wait_for_room(ids)
-            frame = job.prepare_wave(spark, wave, self._spec.etl)
-            for partition_id, ref in zip(ids, _materialise(frame), strict=True):
+            self._wait_for_room(spark, ids)
+            cached = job.cache_wave(spark, wave, self._spec.etl)
+            self._open_waves.append((cached, set(ids)))
+            self.num_cached.append(job.num_cached(spark))
+            for partition_id, ref in zip(ids, job.to_ray(cached), strict=True):
                 ray.get(self._board.post.remote(partition_id, [ref]))
-            self._open_waves.append((frame, set(ids)))
-            self.num_cached.append(_num_cached(frame))
         committed: set[str] = set()
         while self._open_waves:
             committed = ray.get(self._board.wait_for_commits.remote(len(committed)))
-            self._release(committed)
+            self._release(spark, committed)
 
-    def _wait_for_room(self, ids: Sequence[str]) -> None:
+    def _wait_for_room(self, spark: "SparkSession", ids: Sequence[str]) -> None:
         """Reserve a wave's places, releasing Spark's blocks as commits come in meanwhile."""
         reserved = self._board.reserve.remote(ids)
-        while not ray.wait([reserved], timeout=0.5)[0]:
-            self._release(ray.get(self._board.wait_for_commits.remote(-1)))
+        while not ray.wait([reserved], timeout=RELEASE_S)[0]:
+            self._release(spark, ray.get(self._board.wait_for_commits.remote(-1)))
         ray.get(reserved)
-        self._release(ray.get(self._board.wait_for_commits.remote(-1)))
+        self._release(spark, ray.get(self._board.wait_for_commits.remote(-1)))
 
-    def _release(self, committed: set[str]) -> None:
+    def _release(self, spark: "SparkSession", committed: set[str]) -> None:
         """Free the cached blocks of every wave whose partitions are all committed."""
-        from raydp.spark import release_spark_recoverable
-
         for wave in [wave for wave in self._open_waves if wave[1] <= committed]:
-            release_spark_recoverable(wave[0])
+            job.release(spark, wave[0])
             self._open_waves.remove(wave)
-            self.num_cached.append(_num_cached(wave[0]))
+            self.num_cached.append(job.num_cached(spark))
 
 
 def waves(partitions: Sequence[Partition], size: int) -> Iterator[Sequence[Partition]]:
     """Consecutive runs of `size` partitions, the last one shorter."""
     for start in range(0, len(partitions), size):
         yield partitions[start : start + size]
-
-
-def _materialise(frame: "DataFrame") -> list[Any]:
-    """Compute a wave; one reference to an Arrow table per partition. They stay recoverable until released."""
-    from raydp.spark import from_spark_recoverable
-
-    refs: list[Any] = from_spark_recoverable(frame).get_internal_block_refs()
-    return refs
-
-
-def _num_cached(frame: "DataFrame") -> int:
-    """Partitions that Spark holds in its cache, in memory or on disk."""
-    context = frame.sparkSession.sparkContext
-    return sum(info.numCachedPartitions() for info in context._jsc.sc().getRDDStorageInfo())
 
 
 def _first_line(error: Exception) -> str:

@@ -86,7 +86,9 @@ class Ledger:
 
     def load_plans(self, fingerprint: str) -> dict[str, list[Partition]]:
         """Every persisted plan under a fingerprint: its file's location to its partitions, in order."""
-        uris = [o.uri for o in storage.list_objects(storage.join(self._root, "plans", fingerprint)) if _is_document(o.uri)]
+        uris = [
+            o.uri for o in storage.list_objects(storage.join(self._root, "plans", fingerprint)) if _is_document(o.uri)
+        ]
         return {uri: _partitions(json.loads(data)) for uri, data in zip(uris, storage.read_many(uris), strict=True)}
 
     # ----------------------------------------------------------------------------------------------------- markers
@@ -107,7 +109,9 @@ class Ledger:
 
     def replace(self, marker: Marker) -> None:
         """Put a marker in place of the one that stands (rows were removed from its data files)."""
-        storage.write_bytes(self.marker_uri(marker.kind, marker.fingerprint, marker.partition_id), _dump(asdict(marker)))
+        storage.write_bytes(
+            self.marker_uri(marker.kind, marker.fingerprint, marker.partition_id), _dump(asdict(marker))
+        )
 
     def remove(self, marker: Marker) -> None:
         storage.delete(self.marker_uri(marker.kind, marker.fingerprint, marker.partition_id))

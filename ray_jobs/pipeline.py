@@ -52,6 +52,11 @@ class Pipeline:
         events: list[StageEvent] = ray.get(self.board.events.remote(start))
         return events
 
+    def warnings(self, start: int) -> list[str]:
+        """What went wrong and was mended, one line each, from warning `start` on."""
+        warnings: list[str] = ray.get(self.board.warnings.remote(start))
+        return warnings
+
     def startup_s(self) -> dict[str, float]:
         """Seconds that Spark and the first actor of each stage took to start."""
         started: dict[str, float] = ray.get(self.board.start_s.remote())
@@ -75,12 +80,12 @@ class Pipeline:
         markers = list(self._plan.analyse_only)
         if markers:
             stored = ray.data.from_arrow([handoff.ticket(marker.partition_id) for marker in markers])
-            loader = ActorSpec(num_cpus=0.1)
+            loader = ActorSpec(num_cpus=0)
             streams.append(_stage(stored, LoadCommitted, loader, self._ledger.output_uri, markers))
         outcomes = streams[0].union(*streams[1:]) if len(streams) > 1 else streams[0]
         if spec.analyses:
             outcomes = _stage(outcomes, Analyse, spec.llm.actors, spec, board, run_id, markers, concurrent_calls=2)
-        return outcomes.map_batches(summarise, batch_size=None, batch_format="pyarrow", num_cpus=0.1)
+        return outcomes.map_batches(summarise, batch_size=None, batch_format="pyarrow", num_cpus=0)
 
     @contextlib.contextmanager
     def _spark(self) -> Iterator[None]:
@@ -127,11 +132,8 @@ def _configure_ray_data() -> None:
 
 def _cause(error: BaseException) -> str:
     """One line naming the innermost cause of a failure that crossed actors."""
-    innermost: BaseException = error
-    while True:
-        inner = getattr(innermost, "cause", None) or innermost.__cause__
-        if not isinstance(inner, BaseException) or inner is innermost:
-            break
+    innermost = error
+    while isinstance(inner := getattr(innermost, "cause", None), BaseException):
         innermost = inner
     lines = [line for line in str(innermost).strip().splitlines() if line.strip()]
     return f"{type(innermost).__name__}: {lines[-1] if lines else 'no message'}"

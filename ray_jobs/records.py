@@ -210,7 +210,9 @@ class StageEvent:
 
 _SPAN = pa.struct([("channel", pa.int16()), ("start_sample", pa.int64()), ("num_samples", pa.int64())])
 _FAILURE = pa.struct([("code", pa.string()), ("stage", pa.string()), ("reason", pa.string())])
-_WORD = pa.struct([("text", pa.string()), ("start_s", pa.float64()), ("end_s", pa.float64()), ("probability", pa.float32())])
+_WORD = pa.struct(
+    [("text", pa.string()), ("start_s", pa.float64()), ("end_s", pa.float64()), ("probability", pa.float32())]
+)
 _UTTERANCE = pa.struct(
     [
         ("channel", pa.int16()),
@@ -235,39 +237,41 @@ _REDACTION = pa.struct(
         ("score", pa.float32()),
     ]
 )
-_METADATA = {"schema_version": str(SCHEMA_VERSION)}
+_METADATA: dict[bytes | str, bytes | str] = {"schema_version": str(SCHEMA_VERSION)}
 
 AUDIO_SCHEMA = pa.schema(
     [
-        ("call_id", pa.string()),
-        ("uri", pa.string()),
-        ("duration_s", pa.float64()),
-        ("sample_rate_hz", pa.int32()),
-        ("num_channels", pa.int16()),
-        ("spans", pa.list_(_SPAN)),
-        ("pcm", pa.binary()),  # Spark's BinaryType; a partition is far below its 2 GiB
-        ("failure", _FAILURE),  # null where the call has audio
+        pa.field("call_id", pa.string()),
+        pa.field("uri", pa.string()),
+        pa.field("duration_s", pa.float64()),
+        pa.field("sample_rate_hz", pa.int32()),
+        pa.field("num_channels", pa.int16()),
+        pa.field("spans", pa.list_(_SPAN)),
+        pa.field("pcm", pa.binary()),  # Spark's BinaryType; a partition is far below its 2 GiB
+        pa.field("failure", _FAILURE),  # null where the call has audio
     ]
 )
 """One row per call of a partition, as Spark writes it and the ASR actor reads it."""
 
 TRANSCRIPT_SCHEMA = pa.schema(
     [
-        ("call_id", pa.string()),
-        ("uri", pa.string()),
-        ("duration_s", pa.float64()),
-        ("speech_s", pa.float64()),
-        ("num_channels", pa.int16()),
-        ("language", pa.string()),
-        ("asr_model", pa.string()),
-        ("redacted", pa.bool_()),
-        ("utterances", pa.list_(_UTTERANCE)),
-        ("redactions", pa.list_(_REDACTION)),
+        pa.field("call_id", pa.string()),
+        pa.field("uri", pa.string()),
+        pa.field("duration_s", pa.float64()),
+        pa.field("speech_s", pa.float64()),
+        pa.field("num_channels", pa.int16()),
+        pa.field("language", pa.string()),
+        pa.field("asr_model", pa.string()),
+        pa.field("redacted", pa.bool_()),
+        pa.field("utterances", pa.list_(_UTTERANCE)),
+        pa.field("redactions", pa.list_(_REDACTION)),
     ],
     metadata=_METADATA,
 )
 
-FAILURE_SCHEMA = pa.schema([("call_id", pa.string()), ("uri", pa.string()), *_FAILURE], metadata=_METADATA)
+FAILURE_SCHEMA = pa.schema(
+    [pa.field("call_id", pa.string()), pa.field("uri", pa.string()), *_FAILURE], metadata=_METADATA
+)
 
 INSIGHT_SCHEMA = pa.schema(
     [
@@ -285,7 +289,7 @@ INSIGHT_SCHEMA = pa.schema(
     metadata=_METADATA,
 )
 
-OUTCOME_SCHEMA = pa.schema([*TRANSCRIPT_SCHEMA, ("failure", _FAILURE)])
+OUTCOME_SCHEMA = pa.schema([*TRANSCRIPT_SCHEMA, pa.field("failure", _FAILURE)])
 """One row per call between ASR and the sink: a transcript, or a failure with the transcript's columns null."""
 
 

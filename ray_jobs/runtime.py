@@ -10,28 +10,26 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
 
 from ray_jobs.errors import FatalError
 from ray_jobs.spec import ActorSpec, RunSpec
 
 _OPENED_PACKAGES = (
-    "java.lang java.lang.invoke java.lang.reflect java.io java.net java.nio java.math java.text java.util "
-    "java.util.concurrent java.util.concurrent.atomic sun.nio.ch sun.nio.cs sun.security.action sun.util.calendar"
-).split()
+    *(f"java.{name}" for name in ("lang", "lang.invoke", "lang.reflect", "io", "net", "nio", "math", "text")),
+    *(f"java.{name}" for name in ("util", "util.concurrent", "util.concurrent.atomic")),
+    *("sun.nio.ch", "sun.nio.cs", "sun.security.action", "sun.util.calendar", "jdk.internal.ref"),
+)
 # Ray's Java serialiser reflects into these; without the opens the Spark master dies on JDK 17
 _JAVA_OPTIONS = " ".join(
     [
-        *(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in (*_OPENED_PACKAGES, "jdk.internal.ref")),
+        *(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in _OPENED_PACKAGES),
         "--add-opens=java.sql/java.sql=ALL-UNNAMED",
     ]
 )
 
 SPARK_MASTER_CPUS = 0.5
-"""CPU slots of RayDP's master actor."""
-
-HANDOFF_CPUS = 1.0
-"""CPU slots of Ray Data's own short tasks, without which a full cluster could not hand anything over."""
+"""CPU slots of each of RayDP's two master actors, the Python one and the JVM's."""
 
 OBJECT_STORE_BYTES_PER_PARTITION = 3
 """Copies of a partition that a local object store leaves room for."""
@@ -43,7 +41,9 @@ def prepare_environment() -> None:
     Raises FatalError where there is no JDK.
     """
     if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
-        raise FatalError("no java on PATH and no JAVA_HOME: Spark needs JDK 17 (Debian: apt-get install openjdk-17-jre-headless)")
+        raise FatalError(
+            "no java on PATH and no JAVA_HOME: Spark needs JDK 17 (Debian: apt-get install openjdk-17-jre-headless)"
+        )
     code = str(Path(__file__).resolve().parent.parent)
     defaults = {
         "JDK_JAVA_OPTIONS": _JAVA_OPTIONS,
@@ -76,7 +76,7 @@ def cpu_slots(spec: RunSpec) -> float:
     """CPU slots that must be there for every stage to start."""
     spark = spec.etl.spark
     stages = slots(spec.asr.actors) + slots(spec.redact.actors) + (slots(spec.llm.actors) if spec.analyses else 0)
-    return stages + spark.num_executors * spark.cores_per_executor + SPARK_MASTER_CPUS + HANDOFF_CPUS
+    return stages + spark.num_executors * spark.cores_per_executor + 2 * SPARK_MASTER_CPUS
 
 
 def gpu_slots(spec: RunSpec) -> float:
@@ -124,9 +124,33 @@ def _check_placeable(spec: RunSpec, resources: dict[str, float]) -> None:
         there = resources.get(name, 0.0)
         if needed > there and not os.environ.get("RAY_CLUSTER_AUTOSCALES"):
             raise FatalError(
-                f"the stages need {needed:g} {name} slots to start and the cluster has {there:g}: lower num_{name.lower()}s or "
-                f"min_actors in asr.actors, redact.actors or llm.actors, or take a larger cluster"
+                f"the stages need {needed:g} {name} slots to start and the cluster has {there:g}: lower "
+                f"num_{name.lower()}s or min_actors of asr, redact or llm, or take a larger cluster"
             )
+
+
+@contextlib.contextmanager
+def engine_noise_to(path: Path) -> Iterator[TextIO]:
+    """Send what Spark's JVM, Ray and the libraries print to a file; yields the stderr there was, for our own lines.
+
+    The two standard streams are turned at the level of file descriptors: child processes inherit them.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    with os.fdopen(os.dup(2), "w", buffering=1) as terminal:
+        try:
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            yield terminal
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for stream, descriptor in zip((1, 2), kept, strict=True):
+                os.dup2(descriptor, stream)
+                os.close(descriptor)
+            os.close(log)
 
 
 class MemoryWatch:

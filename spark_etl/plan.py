@@ -11,12 +11,12 @@ import math
 import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from ray_jobs import storage
 from ray_jobs.errors import SpecError
-from ray_jobs.ledger import OK, Ledger, Marker, Partition, make_partition
+from ray_jobs.ledger import OK, CallState, Ledger, Marker, Partition, make_partition
 from ray_jobs.pii_names import looks_personal
 from ray_jobs.records import FAILURE_CODES, Call
 from ray_jobs.spec import InputSpec, PartitionSpec, RunSpec
@@ -59,7 +59,8 @@ class Plan:
 
     `calls` is everything the run answers for: the selected recordings, and planned ones that have vanished since.
     `done` are those among them with an outcome that stands; `partitions` holds the others, `resumed` of them planned
-    by an earlier run. `analyse_only` are committed partitions whose transcripts lack the analyses of this spec.
+    by an earlier run. `analyse_only` are committed partitions whose transcripts lack the analyses of this spec, or
+    are among `insights_to_redo`: committed analyses some of which failed, to be tried again.
     """
 
     fingerprints: Mapping[str, str]
@@ -68,6 +69,7 @@ class Plan:
     partitions: tuple[Partition, ...]
     resumed: frozenset[str]
     analyse_only: tuple[Marker, ...]
+    insights_to_redo: tuple[Marker, ...]
 
     @property
     def nothing_to_do(self) -> bool:
@@ -80,13 +82,28 @@ class Plan:
         return max(loads) * len(loads) / sum(loads) if loads else 1.0
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Past:
-    """What the ledger says of each call and partition before this run."""
+    """What the ledger says before this run.
 
-    newest: dict[str, tuple[Marker, str, str]] = field(default_factory=dict)  # call id: marker, version, code
-    owners: dict[str, str] = field(default_factory=dict)  # call id: uri
-    committed: dict[str, Marker] = field(default_factory=dict)
+    `newest` maps a call's id to the marker that holds its outcome and its state there, `owners` to the recording that
+    has the id, `open_partitions` are planned and not committed.
+    """
+
+    fingerprint: str
+    retry_failed: bool
+    newest: Mapping[str, tuple[Marker, CallState]]
+    owners: Mapping[str, str]
+    open_partitions: tuple[Partition, ...]
+
+    def is_done(self, call: Call) -> bool:
+        """Whether the call has an outcome that stands: this version, under this fingerprint, not to be retried."""
+        if call.call_id not in self.newest:
+            return False
+        marker, state = self.newest[call.call_id]
+        if marker.fingerprint != self.fingerprint or state.version != call.version:
+            return False
+        return state.code == OK or not (self.retry_failed or FAILURE_CODES[state.code])
 
 
 def make_plan(spec: RunSpec, ledger: Ledger, *, retry_failed: bool = False) -> Plan:
@@ -96,41 +113,50 @@ def make_plan(spec: RunSpec, ledger: Ledger, *, retry_failed: bool = False) -> P
     Raises SpecError where the input does not exist, or holds nothing that the spec selects.
     """
     fingerprints = spec.fingerprints()
-    fingerprint = fingerprints["redact"]
     root = storage.normalise(spec.input.uri)
     listed = {info.uri: info for info in _list_input(root, storage.normalise(spec.output.uri))}
-    planned = [p for partitions in ledger.load_plans(fingerprint).values() for p in partitions]
-    past = _load_past(ledger.load_markers("transcripts"), planned)
-    selected = _select(root, listed, spec.input)
-    calls = {call.call_id: call for call in _name_calls(root, selected, past.owners)}
+    past = _load_past(ledger, fingerprints["redact"], retry_failed)
+    selected = {c.call_id: c for c in _name_calls(root, _select(root, listed, spec.input), past.owners)}
 
-    done = {call.call_id for call in calls.values() if _is_done(call, past, fingerprint, retry_failed)}
-    reused: list[Partition] = []
-    for partition in planned:
-        if partition.partition_id in past.committed:
-            continue
-        open_calls = [c for c in partition.calls if _still_wanted(c, calls, listed, root, spec.input)]
-        open_calls = [c for c in open_calls if c.call_id not in done and not _is_done(c, past, fingerprint, retry_failed)]
-        if len(open_calls) == len(partition.calls) and all(calls.get(c.call_id, c).version == c.version for c in open_calls):
-            reused.append(partition)
-        calls.update({c.call_id: c for c in open_calls if c.call_id not in calls})  # vanished: accounted for all the same
+    def is_vanished(call: Call) -> bool:
+        return call.uri not in listed and call.uri.startswith(root) and _is_selected(call.uri, root, spec.input)
 
-    reused_ids = {call.call_id for partition in reused for call in partition.calls}
-    fresh = [call for call in calls.values() if call.call_id not in done and call.call_id not in reused_ids]
-    replaces = {call_id: marker.partition_id for call_id, (marker, _, _) in past.newest.items()}
-    new = lay_out(fresh, spec.etl.partition, spec.asr.actors.max_actors, fingerprint, replaces)
+    vanished = {
+        call.call_id: call
+        for partition in past.open_partitions
+        for call in partition.calls
+        if call.call_id not in selected and is_vanished(call)
+    }
+    calls = {**selected, **vanished}  # what was planned is accounted for, gone or not
+    todo = {call_id: call for call_id, call in calls.items() if not past.is_done(call)}
+    resumed = [p for p in past.open_partitions if all(_is_same(call, todo.get(call.call_id)) for call in p.calls)]
+    resumed_ids = {call.call_id for partition in resumed for call in partition.calls}
+    fresh = [call for call in todo.values() if call.call_id not in resumed_ids]
+    replaces = {call_id: marker.partition_id for call_id, (marker, _) in past.newest.items()}
+    new = lay_out(fresh, spec.etl.partition, spec.asr.actors.max_actors, past.fingerprint, replaces)
+    done = calls.keys() - todo.keys()
+    insights = [m for m in ledger.load_markers("insights") if m.fingerprint == fingerprints["analyse"]]
+    to_redo = [m for m in insights if retry_failed and any(state.code != OK for state in m.calls)]
+    analysed = [m for m in insights if m not in to_redo]
     return Plan(
         fingerprints=fingerprints,
         calls=tuple(calls.values()),
         done=frozenset(done),
-        partitions=(*reused, *new),
-        resumed=frozenset(partition.partition_id for partition in reused),
-        analyse_only=_lacking_analyses(spec, ledger, past, done, fingerprints, retry_failed),
+        partitions=(*resumed, *new),
+        resumed=frozenset(partition.partition_id for partition in resumed),
+        analyse_only=_lacking_analyses(past, done, analysed) if spec.analyses else (),
+        insights_to_redo=tuple(to_redo) if spec.analyses else (),
     )
+
+
+def _is_same(planned: Call, now: Call | None) -> bool:
+    return now is not None and (planned.uri, planned.version) == (now.uri, now.version)
 
 
 def persist(plan: Plan, ledger: Ledger) -> None:
     """Write what the plan adds to the ledger, so that a rerun takes up the same partitions."""
+    for marker in plan.insights_to_redo:
+        ledger.remove(marker)
     new = [partition for partition in plan.partitions if partition.partition_id not in plan.resumed]
     if new:
         ledger.save_plan(plan.fingerprints["redact"], new)
@@ -156,7 +182,7 @@ def _select(root: str, listed: Mapping[str, ObjectInfo], selection: InputSpec) -
     chosen = [info for uri, info in listed.items() if _is_selected(uri, root, selection)]
     if not chosen:
         raise SpecError(
-            f"input {root}: none of its {len(listed)} files is selected; input.include is {', '.join(selection.include)}"
+            f"input {root}: none of its {len(listed)} files is selected; input.include: {', '.join(selection.include)}"
         )
     return chosen[: selection.limit]
 
@@ -222,53 +248,28 @@ def _digest(text: str) -> str:
 # ------------------------------------------------------------------------------------------------------- the ledger
 
 
-def _load_past(markers: Sequence[Marker], planned: Iterable[Partition]) -> _Past:
-    past = _Past()
-    for partition in planned:
-        past.owners.update({call.call_id: call.uri for call in partition.calls})
-    for marker in markers:  # oldest first, so the newest stands
-        past.committed[marker.partition_id] = marker
-        for state in marker.calls:
-            past.newest[state.call_id] = (marker, state.version, state.code)
-            past.owners[state.call_id] = state.uri
-    return past
+def _load_past(ledger: Ledger, fingerprint: str, retry_failed: bool) -> _Past:
+    planned = [p for partitions in ledger.load_plans(fingerprint).values() for p in partitions]
+    markers = ledger.load_markers("transcripts")
+    newest = {state.call_id: (marker, state) for marker in markers for state in marker.calls}  # oldest first
+    committed = {marker.partition_id for marker in markers}
+    return _Past(
+        fingerprint=fingerprint,
+        retry_failed=retry_failed,
+        newest=newest,
+        owners={
+            **{call.call_id: call.uri for partition in planned for call in partition.calls},
+            **{call_id: state.uri for call_id, (_, state) in newest.items()},
+        },
+        open_partitions=tuple(partition for partition in planned if partition.partition_id not in committed),
+    )
 
 
-def _is_done(call: Call, past: _Past, fingerprint: str, retry_failed: bool) -> bool:
-    marker, version, code = past.newest.get(call.call_id, (None, "", ""))
-    if marker is None or marker.fingerprint != fingerprint or version != call.version:
-        return False
-    return code == OK or not (retry_failed or FAILURE_CODES[code])
-
-
-def _still_wanted(
-    call: Call, calls: Mapping[str, Call], listed: Mapping[str, ObjectInfo], root: str, selection: InputSpec
-) -> bool:
-    """Whether a planned call is this run's: selected now, or gone from the input it was planned from."""
-    if call.call_id in calls:
-        return True
-    vanished = call.uri not in listed and call.uri.startswith(root)
-    return vanished and _is_selected(call.uri, root, selection)
-
-
-def _lacking_analyses(
-    spec: RunSpec,
-    ledger: Ledger,
-    past: _Past,
-    done: Iterable[str],
-    fingerprints: Mapping[str, str],
-    retry_failed: bool,
-) -> tuple[Marker, ...]:
-    if not spec.analyses:
-        return ()
-    analysed = {
-        marker.partition_id
-        for marker in ledger.load_markers("insights")
-        if marker.fingerprint == fingerprints["analyse"]
-        and not (retry_failed and any(state.code != OK for state in marker.calls))
-    }
-    holding = {past.newest[call_id][0].partition_id for call_id in done if past.newest[call_id][2] == OK}
-    return tuple(past.committed[partition_id] for partition_id in sorted(holding - analysed))
+def _lacking_analyses(past: _Past, done: Iterable[str], insights: Iterable[Marker]) -> tuple[Marker, ...]:
+    """The committed partitions that hold transcripts of `done` calls and are not among `insights`."""
+    analysed = {marker.partition_id for marker in insights}
+    holding = {marker.partition_id: marker for marker, state in map(past.newest.__getitem__, done) if state.code == OK}
+    return tuple(holding[partition_id] for partition_id in sorted(holding.keys() - analysed))
 
 
 # ----------------------------------------------------------------------------------------------------------- balance
@@ -282,7 +283,7 @@ def expected_speech_s(info: ObjectInfo) -> float:
 
 
 def _wav_bytes_per_s(path: str) -> int | None:
-    """The rate a local RIFF/WAVE header states in a leading `fmt ` chunk (Microsoft's WAVEFORMAT), if it is plausible."""
+    """The rate that a local RIFF/WAVE header states in a leading `fmt ` chunk (WAVEFORMAT), if it is plausible."""
     try:
         head = storage.read_head(path, 32)
     except OSError:

@@ -23,7 +23,9 @@ SAMPLES = Path(__file__).parents[1] / "data" / "sample_calls"
 def spec(tmp_path_factory: pytest.TempPathFactory) -> RunSpec:
     output = tmp_path_factory.mktemp("handoff")
     etl = {"partition": {"max_calls": 1}}  # eight partitions of one call
-    return parse_spec({"input": {"uri": str(SAMPLES)}, "output": {"uri": str(output)}, "etl": etl, "llm": {"engine": "none"}})
+    return parse_spec(
+        {"input": {"uri": str(SAMPLES)}, "output": {"uri": str(output)}, "etl": etl, "llm": {"engine": "none"}}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,9 @@ def test_spark_keeps_no_block_of_a_committed_partition(spec: RunSpec, passed: di
     assert producer.num_cached[-1] == 0
 
 
-def test_a_dead_producer_wakes_whoever_waits(cluster: None, spec: RunSpec, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_producer_wakes_whoever_waits(
+    cluster: None, spec: RunSpec, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_: object) -> None:
         raise OSError("no space left on device")
 

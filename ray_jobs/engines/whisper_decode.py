@@ -1,0 +1,148 @@
+"""Batched greedy decoding of Whisper, and the sampling it falls back to; rows that are done leave the batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ray_jobs.engines import text
+from ray_jobs.engines.whisper_model import Decoder
+from ray_jobs.engines.whisper_vocabulary import Vocabulary
+
+_MAX_TOKENS = 224  # half of the text context, as in the reference decoder
+_LOOP_CHECK_STEPS = 16
+_LOOP_TOKENS, _MAX_LOOP_PERIOD = 48, 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoded:
+    """The text of one window, before it becomes words.
+
+    `token_logprobs` has one entry per token; `avg_logprob` counts the end token too; `attention` holds the weights of
+    the alignment heads as each token, and the end, was chosen: shape (num_tokens + 1, num_heads, audio_positions).
+    """
+
+    tokens: list[int]
+    token_logprobs: list[float]
+    avg_logprob: float
+    no_speech_prob: float
+    attention: Tensor
+
+    def is_poor(self, vocabulary: Vocabulary) -> bool:
+        """Whether to try again (section 4.5 of the Whisper paper): the text repeats itself, or is an unlikely one."""
+        if text.is_invented(self.avg_logprob, self.no_speech_prob):
+            return False  # silence: another try only invents another text
+        repeats = text.compression_ratio(vocabulary.text(self.tokens)) > text.MAX_COMPRESSION_RATIO
+        return repeats or self.avg_logprob < text.MIN_AVG_LOGPROB
+
+
+class WhisperDecoder:
+    """Chooses the tokens of batches of encoded windows, never a suppressed one, without timestamp tokens."""
+
+    def __init__(
+        self, model: Decoder, vocabulary: Vocabulary, suppressed: Sequence[int], suppressed_first: Sequence[int]
+    ) -> None:
+        self._model, self._vocabulary = model, vocabulary
+        self._vocab_size = vocabulary.end + 1  # no control token can be chosen, so none is scored
+        self._bias = self._penalties(suppressed)
+        self._first_bias = self._penalties([*suppressed, *suppressed_first])
+
+    def detect_languages(self, audio: Tensor) -> list[str]:
+        """The most probable language of each window of `audio`, the encoder's output."""
+        if not self._vocabulary.languages:
+            return ["en"] * len(audio)
+        codes = list(self._vocabulary.languages)
+        starts = torch.full((len(audio), 1), self._vocabulary.start, device=audio.device)
+        hidden, _ = self._model.step(starts, self._model.start(audio))
+        scores = self._model.logits(hidden[:, -1])[:, list(self._vocabulary.languages.values())]
+        return [codes[i] for i in scores.argmax(-1).tolist()]
+
+    def decode(
+        self, audio: Tensor, languages: Sequence[str], temperature: float = 0.0, seeds: Sequence[int] = ()
+    ) -> list[Decoded]:
+        """One text per window of `audio`, the encoder's output: shape (num_windows, audio_positions, width).
+
+        Above temperature 0 tokens are sampled, each window from its own seed: what its neighbours are does not matter.
+        """
+        state = self._model.start(audio)
+        prompts = torch.tensor([self._vocabulary.prompt(language) for language in languages], device=audio.device)
+        hidden, attention = self._model.step(prompts, state)
+        no_speech = self._model.logits(hidden[:, 0]).softmax(-1)[:, self._vocabulary.no_speech]
+        logits = self._model.logits(hidden[:, -1], self._vocab_size) + self._first_bias
+        samplers = [torch.Generator(audio.device).manual_seed(seed) for seed in seeds]
+        trace = _Trace(attention[..., -1], self._vocabulary.end)
+        rows = torch.arange(len(audio), device=audio.device)
+        for step in range(_MAX_TOKENS):
+            noise = _gumbel(logits, [samplers[row] for row in rows.tolist()]) if temperature else None
+            tokens, logprobs = _choose(logits, temperature, noise)
+            trace.add(rows, tokens, logprobs, attention[..., -1])
+            active = trace.active(rows, tokens, step)
+            if len(active) == 0:
+                break
+            if len(active) < len(rows):
+                order = state.keep(active)
+                rows, tokens = rows[order], tokens[order]
+            hidden, attention = self._model.step(tokens[:, None], state)
+            logits = self._model.logits(hidden[:, -1], self._vocab_size) + self._bias
+        return trace.read(no_speech)
+
+    def _penalties(self, suppressed: Sequence[int]) -> Tensor:
+        bias = torch.zeros(self._vocab_size, device=self._model.device)
+        bias[[token for token in suppressed if token < self._vocab_size]] = -torch.inf
+        return bias
+
+
+def _choose(logits: Tensor, temperature: float, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+    """A token per row and its log-probability at temperature 1."""
+    tokens = logits.argmax(-1) if noise is None else (logits / temperature + noise).argmax(-1)
+    chosen = logits.gather(1, tokens[:, None])[:, 0]
+    return tokens, chosen - logits.logsumexp(-1)
+
+
+def _gumbel(like: Tensor, samplers: Sequence[torch.Generator]) -> Tensor:
+    """Gumbel noise: the largest of logits plus noise is a sample of their softmax."""
+    rows = [torch.empty_like(like[0]).exponential_(generator=sampler) for sampler in samplers]
+    return -torch.stack(rows).log()
+
+
+class _Trace:
+    """What was chosen for every window of a batch, step by step."""
+
+    def __init__(self, attention: Tensor, end: int) -> None:
+        """`attention`: (num_windows, num_heads, audio_positions) of any step."""
+        num_windows, self._end = len(attention), end
+        self._tokens = torch.full((_MAX_TOKENS, num_windows), end, device=attention.device)
+        self._logprobs = torch.zeros(_MAX_TOKENS, num_windows, device=attention.device)
+        self._attention = attention.new_empty(_MAX_TOKENS, *attention.shape)
+        self._num_steps = 0
+
+    def add(self, windows: Tensor, tokens: Tensor, logprobs: Tensor, attention: Tensor) -> None:
+        step = self._num_steps
+        self._tokens[step, windows] = tokens
+        self._logprobs[step, windows] = logprobs
+        self._attention[step, windows] = attention
+        self._num_steps += 1
+
+    def active(self, windows: Tensor, tokens: Tensor, step: int) -> Tensor:
+        """Indices into `windows` of those that go on: neither ended nor caught in a loop."""
+        goes_on = tokens != self._end
+        if step % _LOOP_CHECK_STEPS == 0 and step >= _LOOP_TOKENS:
+            tail = self._tokens[self._num_steps - _LOOP_TOKENS : self._num_steps, windows]
+            for period in range(1, _MAX_LOOP_PERIOD + 1):
+                goes_on &= (tail[period:] != tail[:-period]).any(0)
+        return torch.where(goes_on)[0]
+
+    def read(self, no_speech: Tensor) -> list[Decoded]:
+        windows = zip(self._tokens.T.tolist(), self._logprobs.T.tolist(), no_speech.tolist(), strict=True)
+        return [self._read(window, *columns) for window, columns in enumerate(windows)]
+
+    def _read(self, window: int, tokens: list[int], logprobs: list[float], no_speech_prob: float) -> Decoded:
+        length = tokens.index(self._end) if self._end in tokens else len(tokens)
+        return Decoded(
+            tokens=tokens[:length],
+            token_logprobs=logprobs[:length],
+            avg_logprob=sum(logprobs[: length + 1]) / (length + 1),
+            no_speech_prob=no_speech_prob,
+            attention=self._attention[: length + 1, window],
+        )

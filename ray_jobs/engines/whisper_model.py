@@ -1,0 +1,268 @@
+"""Whisper's encoder and decoder (Radford et al., 2022) over plain tensors: time-major, batched, with static caches."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ray_jobs.engines.whisper_weights import Checkpoint, WhisperConfig
+from ray_jobs.errors import ModelError
+
+
+class _Weights:
+    """A checkpoint's tensors below a prefix, on one device in one dtype."""
+
+    def __init__(self, checkpoint: Checkpoint, prefix: str, device: torch.device, dtype: torch.dtype) -> None:
+        self._checkpoint, self._prefix, self._device, self._dtype = checkpoint, prefix, device, dtype
+
+    def __call__(self, name: str) -> Tensor:
+        if f"{self._prefix}{name}" not in self._checkpoint.tensors:
+            raise ModelError(f"the model lacks the tensor {self._prefix}{name}; it is no whole Whisper model")
+        return self._checkpoint.tensors[f"{self._prefix}{name}"].to(self._device, self._dtype)
+
+    def below(self, prefix: str) -> "_Weights":
+        return _Weights(self._checkpoint, f"{self._prefix}{prefix}.", self._device, self._dtype)
+
+
+class _Linear:
+    """One product for several projections of the same input; a projection without bias gets zeros."""
+
+    def __init__(self, weights: _Weights, *names: str) -> None:
+        self.weight = torch.cat([weights(f"{name}.weight") for name in names])
+        self.bias = torch.cat([self._bias(weights, name) for name in names])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight, self.bias)
+
+    @staticmethod
+    def _bias(weights: _Weights, name: str) -> Tensor:
+        if name.endswith("k_proj"):  # Whisper's keys have none
+            return torch.zeros_like(weights(f"{name}.weight")[:, 0])
+        return weights(f"{name}.bias")
+
+
+class _Norm:
+    def __init__(self, weights: _Weights, name: str) -> None:
+        self.weight, self.bias = weights(f"{name}.weight"), weights(f"{name}.bias")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias)
+
+
+class _FeedForward:
+    def __init__(self, weights: _Weights) -> None:
+        self.norm = _Norm(weights, "final_layer_norm")
+        self.up, self.down = _Linear(weights, "fc1"), _Linear(weights, "fc2")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x + self.down(functional.gelu(self.up(self.norm(x))))
+
+
+def _split_heads(x: Tensor, num_parts: int, num_heads: int) -> Sequence[Tensor]:
+    """(batch, length, num_parts * width) to num_parts tensors of shape (batch, num_heads, length, head_dim)."""
+    batch, length, size = x.shape
+    return x.view(batch, length, num_parts, num_heads, size // num_parts // num_heads).permute(2, 0, 3, 1, 4).unbind()
+
+
+def _join_heads(x: Tensor) -> Tensor:
+    """(batch, num_heads, length, head_dim) to (batch, length, width)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+# ----------------------------------------------------------------------------------------------------------- encoder
+
+
+class _EncoderLayer:
+    def __init__(self, weights: _Weights, num_heads: int) -> None:
+        self.num_heads = num_heads
+        self.norm = _Norm(weights, "self_attn_layer_norm")
+        self.qkv = _Linear(weights.below("self_attn"), "q_proj", "k_proj", "v_proj")
+        self.out = _Linear(weights.below("self_attn"), "out_proj")
+        self.feed_forward = _FeedForward(weights)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        q, k, v = _split_heads(self.qkv(self.norm(x)), 3, self.num_heads)
+        x = x + self.out(_join_heads(functional.scaled_dot_product_attention(q, k, v)))
+        return self.feed_forward(x)
+
+
+class _Conv:
+    """A convolution of kernel 3 over time-major input, as one matrix product: three rows that follow lie together."""
+
+    def __init__(self, weights: _Weights, name: str, stride: int) -> None:
+        self.weight = weights(f"{name}.weight").transpose(1, 2).flatten(1).contiguous()  # (out, 3 * in)
+        self.bias = weights(f"{name}.bias")
+        self.stride = stride
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(batch, length, in) to (batch, length / stride, out), after GELU."""
+        padded = functional.pad(x, (0, 0, 1, 1))
+        batch, length, size = padded.shape
+        shape = (batch, (length - 3) // self.stride + 1, 3 * size)
+        triples = padded.as_strided(shape, (length * size, self.stride * size, 1))
+        return functional.gelu(functional.linear(triples, self.weight, self.bias))
+
+
+class Encoder:
+    """Spectra to audio embeddings."""
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
+        """Raises ModelError where a tensor is missing."""
+        weights = _Weights(checkpoint, "encoder.", device, dtype)
+        self._dtype = dtype
+        self._convs = (_Conv(weights, "conv1", 1), _Conv(weights, "conv2", 2))
+        self._positions = weights("embed_positions.weight")
+        num_heads = checkpoint.config.num_heads
+        layers = range(checkpoint.config.encoder_layers)
+        self._layers = [_EncoderLayer(weights.below(f"layers.{i}"), num_heads) for i in layers]
+        self._norm = _Norm(weights, "layer_norm")
+
+    def __call__(self, log_mel: Tensor) -> Tensor:
+        """(batch, num_frames, num_mels) to (batch, num_frames / 2, width) in the model's dtype."""
+        x = log_mel.to(self._dtype)
+        for conv in self._convs:
+            x = conv(x)
+        x = x + self._positions[: x.shape[1]]
+        for layer in self._layers:
+            x = layer(x)
+        return self._norm(x)
+
+
+# ----------------------------------------------------------------------------------------------------------- decoder
+
+
+class DecoderState:
+    """The caches of a batch in decoding. Rows that are done leave it; what is left stays contiguous.
+
+    `self_kv`: (layers, 2, rows, num_heads, text_positions, head_dim), filled up to `length`; `cross_kv`: the same
+    shape with audio_positions, keys and values of the encoder's output.
+    """
+
+    def __init__(self, self_kv: Tensor, cross_kv: Tensor) -> None:
+        self.self_kv, self.cross_kv = self_kv, cross_kv
+        self.length = 0
+
+    @property
+    def num_rows(self) -> int:
+        return self.self_kv.shape[2]
+
+    def keep(self, rows: Tensor) -> Tensor:
+        """Drop all rows but `rows` (ascending indices). Returns the old index of each row that is left.
+
+        Rows from the end move into the gaps, so that no more is copied than gaps there are.
+        """
+        kept = len(rows)
+        gaps = torch.ones(kept, dtype=torch.bool, device=rows.device)
+        gaps[rows[rows < kept]] = False
+        (holes,) = torch.where(gaps)
+        movers = rows[rows >= kept]
+        for cache in (self.self_kv, self.cross_kv):
+            cache[:, :, holes] = cache[:, :, movers]
+        self.self_kv, self.cross_kv = self.self_kv[:, :, :kept], self.cross_kv[:, :, :kept]
+        order = torch.arange(kept, device=rows.device)
+        order[holes] = movers
+        return order
+
+
+class _DecoderLayer:
+    def __init__(self, weights: _Weights, num_heads: int, heads: Sequence[int]) -> None:
+        self.num_heads, self.heads = num_heads, list(heads)
+        self.self_norm, self.cross_norm = _Norm(weights, "self_attn_layer_norm"), _Norm(weights, "encoder_attn_layer_norm")
+        self.qkv = _Linear(weights.below("self_attn"), "q_proj", "k_proj", "v_proj")
+        self.self_out = _Linear(weights.below("self_attn"), "out_proj")
+        self.q = _Linear(weights.below("encoder_attn"), "q_proj")
+        self.cross_kv = _Linear(weights.below("encoder_attn"), "k_proj", "v_proj")
+        self.cross_out = _Linear(weights.below("encoder_attn"), "out_proj")
+        self.feed_forward = _FeedForward(weights)
+
+    def __call__(self, x: Tensor, self_kv: Tensor, cross_kv: Tensor, mask: Tensor | None, start: int) -> tuple[Tensor, Tensor]:
+        """One block over `x` (rows, n, width) at positions start...; also the cross-attention of `heads`.
+
+        The attention has shape (rows, len(heads), audio_positions, n).
+        """
+        end = start + x.shape[1]
+        q, k, v = _split_heads(self.qkv(self.self_norm(x)), 3, self.num_heads)
+        self_kv[0, :, :, start:end] = k
+        self_kv[1, :, :, start:end] = v
+        attended, _ = _attend(q, self_kv[0, :, :, :end], self_kv[1, :, :, :end], mask)
+        x = x + self.self_out(_join_heads(attended))
+        (q,) = _split_heads(self.q(self.cross_norm(x)), 1, self.num_heads)
+        attended, probabilities = _attend(q, cross_kv[0], cross_kv[1], None)
+        x = x + self.cross_out(_join_heads(attended))
+        return self.feed_forward(x), probabilities[:, self.heads]
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Attention of few queries to many keys: (rows, heads, n, head_dim), and the weights (rows, heads, keys, n).
+
+    Keys come first in the product because with one query it is then a matrix times a vector, which reads the keys at
+    the speed of memory; the fused kernels are several times slower there.
+    """
+    scores = k @ (q * q.shape[-1] ** -0.5).transpose(-1, -2)
+    if mask is not None:
+        scores = scores + mask
+    weights = scores.softmax(-2)
+    return weights.transpose(-1, -2) @ v, weights
+
+
+class Decoder:
+    """Tokens and audio embeddings to scores of the next token."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        """Raises ModelError where a tensor is missing."""
+        self.config: WhisperConfig = checkpoint.config
+        weights = _Weights(checkpoint, "decoder.", device, dtype)
+        self._embeddings, self._positions = weights("embed_tokens.weight"), weights("embed_positions.weight")
+        self._layers = [
+            _DecoderLayer(
+                weights.below(f"layers.{i}"),
+                self.config.num_heads,
+                [head for layer, head in checkpoint.alignment_heads if layer == i],
+            )
+            for i in range(self.config.decoder_layers)
+        ]
+        self._norm = _Norm(weights, "layer_norm")
+
+    def start(self, audio: Tensor) -> DecoderState:
+        """Empty caches for the encoder's output, shape (rows, audio_positions, width)."""
+        rows, positions, width = audio.shape
+        heads = self.config.num_heads
+        cross_kv = audio.new_empty(len(self._layers), 2, rows, heads, positions, width // heads)
+        for cache, layer in zip(cross_kv, self._layers, strict=True):
+            cache[0], cache[1] = _split_heads(layer.cross_kv(audio), 2, heads)
+        shape = (len(self._layers), 2, rows, heads, self.config.text_positions, width // heads)
+        return DecoderState(audio.new_empty(shape), cross_kv)
+
+    def step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, Tensor]:
+        """Append `tokens` (rows, n) to the state's texts.
+
+        Returns the hidden states (rows, n, width), and the cross-attention of the alignment heads
+        (rows, num_alignment_heads, audio_positions, n).
+        """
+        start, num_new = state.length, tokens.shape[1]
+        x = self._embeddings[tokens] + self._positions[start : start + num_new]
+        mask = self._causal_mask(start, num_new, x) if num_new > 1 else None
+        attention = []
+        for i, layer in enumerate(self._layers):
+            x, weights = layer(x, state.self_kv[i], state.cross_kv[i], mask, start)
+            attention.append(weights)
+        state.length += num_new
+        return self._norm(x), torch.cat(attention, 1)
+
+    @property
+    def device(self) -> torch.device:
+        return self._embeddings.device
+
+    def logits(self, hidden: Tensor, vocab_size: int | None = None) -> Tensor:
+        """Scores of all tokens, or of the first `vocab_size`: float32."""
+        return (hidden @ self._embeddings[:vocab_size].T).float()
+
+    @staticmethod
+    def _causal_mask(start: int, num_new: int, like: Tensor) -> Tensor:
+        """(start + num_new, num_new): -inf where a key lies after its query."""
+        keys = torch.arange(start + num_new, device=like.device)
+        later = keys[:, None] > keys[None, start:]
+        return torch.zeros_like(later, dtype=like.dtype).masked_fill_(later, -torch.inf)

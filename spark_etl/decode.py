@@ -1,0 +1,298 @@
+"""Recordings to samples: WAV by numpy, every other format by FFmpeg (through PyAV), in blocks.
+
+`decode_wav` reads the formats most recorders write with bounds-checked Python alone, so it can run anywhere;
+`decode_ffmpeg` runs C code on bytes from outside and belongs in the helper process (`spark_etl.helper`).
+
+Both give int16 at 8,000 Hz where that is the recording's rate, at 16,000 Hz else, and settle one question alike: how
+much of the promised audio must be there. A header that promises nothing (0 or the field's maximum, as streaming
+recorders write) is not believed, what follows is decoded. A header that promises more than there is may be off by one
+second or one per cent, whichever is more; beyond that the call is `truncated`, because a transcript of half a call
+that looks whole is worse than none.
+"""
+
+import io
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ray_jobs.errors import CallError
+
+if TYPE_CHECKING:
+    from av.audio.frame import AudioFrame
+
+MAX_CHANNELS = 8
+MIN_RATE_HZ, MAX_RATE_HZ = 4000, 192_000
+BLOCK_S = 30.0
+
+_SLACK_S, _SLACK_SHARE = 1.0, 0.01
+_DEMUXERS = "wav,w64,flac,mp3,ogg,mov,mp4,m4a,3gp,matroska,webm,aac,amr,gsm,au,aiff,caf"
+_KEEPS_DURATION = frozenset({"flac", "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "caf", "aiff"})
+
+Samples = npt.NDArray[np.int16]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """A stretch of a recording. `pcm`: int16, shape (num_channels, num_samples)."""
+
+    sample_rate_hz: int
+    pcm: Samples
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WavHeader:
+    """What a WAV file says of itself, checked. `num_frames` is what is there, at most what the header promises."""
+
+    format_tag: int
+    num_channels: int
+    sample_rate_hz: int
+    sample_bytes: int
+    data_start: int
+    num_frames: int
+
+    @property
+    def native(self) -> bool:
+        """Whether `decode_wav` reads it; FFmpeg has the rest (other codings, and rates that need resampling)."""
+        return self.sample_rate_hz in (8000, 16000) and (self.format_tag, self.sample_bytes) in _TO_INT16
+
+
+def output_rate_hz(sample_rate_hz: int) -> int:
+    """8 kHz telephony stays as it is; everything else comes out at 16 kHz, what recognisers take."""
+    return 8000 if sample_rate_hz == 8000 else 16000
+
+
+def is_wav(data: bytes) -> bool:
+    return data[:4] in (b"RIFF", b"RF64") and data[8:12] == b"WAVE"
+
+
+def decode_wav(data: bytes, header: WavHeader) -> Iterator[Block]:
+    """Blocks of a WAV file whose header is `native`."""
+    convert = _TO_INT16[header.format_tag, header.sample_bytes]
+    frame_bytes = header.num_channels * header.sample_bytes
+    block_frames = int(BLOCK_S * header.sample_rate_hz)
+    for first in range(0, header.num_frames, block_frames):
+        count = min(block_frames, header.num_frames - first)
+        raw = np.frombuffer(data, np.uint8, count * frame_bytes, header.data_start + first * frame_bytes)
+        pcm = convert(raw).reshape(count, header.num_channels).T
+        yield Block(sample_rate_hz=header.sample_rate_hz, pcm=np.ascontiguousarray(pcm))
+
+
+def read_wav_header(data: bytes) -> WavHeader:
+    """Check a RIFF or RF64 file's chunks (Microsoft RIFF; EBU Tech 3306 for RF64).
+
+    Raises CallError: `unreadable` where a chunk is missing or contradicts itself, `truncated` where audio is missing,
+    `empty` where there is none, `unsupported_codec` for more than MAX_CHANNELS.
+    """
+    position, fmt, large_size = 12, None, None
+    while position + 8 <= len(data):
+        name, size = data[position : position + 4], struct.unpack_from("<I", data, position + 4)[0]
+        body = position + 8
+        if name == b"ds64" and body + 16 <= len(data):
+            large_size = struct.unpack_from("<Q", data, body + 8)[0]
+        elif name == b"fmt " and body + 16 <= len(data):
+            fmt = _read_fmt(data[body : body + size])
+        elif name == b"data":
+            if fmt is None:
+                raise CallError("unreadable", "WAV file has no fmt chunk before its data")
+            promised = large_size if size == 0xFFFFFFFF and large_size else size
+            return _measure(data, fmt, body, promised)
+        position = body + size + (size & 1)
+    raise CallError("truncated" if fmt else "unreadable", "WAV file ends before its data chunk")
+
+
+def _read_fmt(chunk: bytes) -> tuple[int, int, int, int, int]:
+    tag, num_channels, rate, byte_rate, _, bits = struct.unpack_from("<HHIIHH", chunk)
+    if tag == 0xFFFE and len(chunk) >= 26:
+        tag = struct.unpack_from("<H", chunk, 24)[0]
+    if num_channels == 0 or not MIN_RATE_HZ <= rate <= MAX_RATE_HZ:
+        raise CallError("unreadable", f"WAV header names {num_channels} channels at {rate} Hz")
+    if num_channels > MAX_CHANNELS:
+        raise CallError("unsupported_codec", f"{num_channels} channels; at most {MAX_CHANNELS} are taken")
+    return tag, num_channels, rate, byte_rate, -(-bits // 8)
+
+
+def _measure(data: bytes, fmt: tuple[int, int, int, int, int], start: int, promised: int) -> WavHeader:
+    tag, num_channels, rate, byte_rate, sample_bytes = fmt
+    frame_bytes = num_channels * sample_bytes
+    if (tag, sample_bytes) in _TO_INT16 or byte_rate == 0:
+        byte_rate = rate * max(frame_bytes, 1)
+    present = len(data) - start
+    if present <= 0:
+        raise CallError("empty" if promised == 0 else "truncated", "WAV file ends where its audio should start")
+    if promised and promised < 0x7FFFF000:  # at and above: what recorders write that do not know the length yet
+        check_length(present / byte_rate, promised / byte_rate)
+        if not _more_audio_follows(data, start + promised, byte_rate):
+            present = min(present, promised)
+    num_frames = present // frame_bytes if frame_bytes else 0
+    if frame_bytes and num_frames == 0:
+        raise CallError("empty", "WAV file holds no whole sample")
+    return WavHeader(
+        format_tag=tag,
+        num_channels=num_channels,
+        sample_rate_hz=rate,
+        sample_bytes=sample_bytes,
+        data_start=start,
+        num_frames=num_frames,
+    )
+
+
+def _more_audio_follows(data: bytes, end: int, byte_rate: int) -> bool:
+    """Whether the data chunk goes on after its stated end: over a second of bytes there that are no RIFF chunk."""
+    if len(data) - end < byte_rate * _SLACK_S:
+        return False
+    end += end & 1
+    name, size = data[end : end + 4], int.from_bytes(data[end + 4 : end + 8], "little")
+    return not (name.isascii() and name.decode("ascii", "replace").isprintable() and end + 8 + size <= len(data))
+
+
+def check_length(present_s: float, promised_s: float) -> None:
+    """Raise `truncated` where more is missing than the module's docstring allows."""
+    if promised_s - present_s > max(_SLACK_S, _SLACK_SHARE * promised_s):
+        raise CallError("truncated", f"{present_s:.1f} s of audio where the header promises {promised_s:.1f} s")
+
+
+def _g711_table(a_law: bool) -> Samples:
+    """The 256 values of G.711 A-law or mu-law (ITU-T G.711), as int16."""
+    code = np.arange(256)
+    if a_law:
+        code ^= 0x55
+        exponent, mantissa = (code >> 4) & 7, code & 15
+        raised = ((mantissa << 4) + 0x108) << np.maximum(exponent - 1, 0)
+        magnitude = np.where(exponent == 0, (mantissa << 4) + 8, raised)
+        return np.where(code & 0x80, magnitude, -magnitude).astype(np.int16)
+    code ^= 0xFF
+    magnitude = ((((code & 15) << 3) + 0x84) << ((code >> 4) & 7)) - 0x84
+    return np.where(code & 0x80, -magnitude, magnitude).astype(np.int16)
+
+
+_A_LAW, _MU_LAW = _g711_table(True), _g711_table(False)
+
+
+def _from_float(samples: npt.NDArray[Any]) -> Samples:
+    scaled: Samples = (np.nan_to_num(samples, nan=0.0).clip(-1.0, 32767 / 32768) * 32768).astype(np.int16)
+    return scaled
+
+
+_TO_INT16: dict[tuple[int, int], Callable[[npt.NDArray[np.uint8]], Samples]] = {
+    # (format tag, bytes per sample): uint8 of the file's bytes to int16, one for one
+    (1, 1): lambda raw: (raw.astype(np.int16) - 128) << 8,
+    (1, 2): lambda raw: raw.view("<i2"),
+    (1, 3): lambda raw: np.ascontiguousarray(raw.reshape(-1, 3)[:, 1:]).view("<i2")[:, 0],
+    (1, 4): lambda raw: raw.view("<i2")[1::2],
+    (3, 4): lambda raw: _from_float(raw.view("<f4")),
+    (3, 8): lambda raw: _from_float(raw.view("<f8")),
+    (6, 1): lambda raw: _A_LAW[raw],
+    (7, 1): lambda raw: _MU_LAW[raw],
+}
+
+
+# ------------------------------------------------------------------------------------------------------------ FFmpeg
+
+
+def decode_ffmpeg(data: bytes, max_s: float) -> Iterator[Block]:
+    """Blocks of any recording that FFmpeg's audio demuxers read, at most `max_s` seconds.
+
+    Only audio containers are tried: playlists and other formats that open further files are not. Packets that do not
+    decode are left out. Raises CallError: `unreadable`, `unsupported_codec`, `truncated`, `too_long`.
+    """
+    import av
+
+    av.logging.set_level(av.logging.PANIC)
+    if data[4:8] == b"ftyp" and b"moov" not in data:
+        raise CallError("truncated", "MP4 file ends before its index")
+    try:
+        container = av.open(io.BytesIO(data), options={"format_whitelist": _DEMUXERS}, metadata_errors="replace")
+    except (av.error.FFmpegError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CallError("unreadable", f"not a recording in a known format ({reason})") from None
+    with container:
+        if not container.streams.audio:
+            raise CallError("unreadable", f"a {container.format.name} file without an audio stream")
+        stream = container.streams.audio[0]
+        if stream.codec_context is None:
+            raise CallError("unsupported_codec", f"{container.format.name} file in a coding FFmpeg has no decoder for")
+        num_channels = stream.codec_context.channels
+        if num_channels > MAX_CHANNELS:
+            raise CallError("unsupported_codec", f"{num_channels} channels; at most {MAX_CHANNELS} are taken")
+        promised_s = _promised_s(container, data)
+        if promised_s > max_s:
+            raise CallError("too_long", f"{promised_s:.0f} s; etl.max_call_s is {max_s:g} s")
+        present_s = 0.0
+        for block in _gather(_resampled(_frames(container, stream))):
+            present_s += block.pcm.shape[1] / block.sample_rate_hz
+            if present_s > max_s:
+                raise CallError("too_long", f"longer than etl.max_call_s, {max_s:g} s")
+            yield block
+        if present_s == 0:
+            raise CallError("unreadable", f"nothing in the {container.format.name} file could be decoded")
+        check_length(present_s, promised_s)
+
+
+def _promised_s(container: Any, data: bytes) -> float:
+    """How long the file says it is, where its format has a field for that; else 0, and FFmpeg only estimates."""
+    name = container.format.name
+    has_field = name in _KEEPS_DURATION or (name == "mp3" and any(tag in data[:4096] for tag in (b"Xing", b"Info")))
+    return float(container.duration or 0) / 1e6 if has_field else 0.0
+
+
+def _frames(container: Any, stream: Any) -> "Iterator[AudioFrame]":
+    import av
+
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except (StopIteration, av.error.FFmpegError):
+            return
+        try:
+            yield from packet.decode()
+        except av.error.FFmpegError:
+            continue
+
+
+def _resampled(frames: "Iterator[AudioFrame]") -> Iterator[Block]:
+    """Frames as int16 at the output rate; a stream that changes its form midway keeps the form it began with."""
+    import av
+
+    resampler: av.AudioResampler | None = None
+    source = layout = None
+    rate = 0
+
+    def blocks(frame: "AudioFrame | None") -> Iterator[Block]:
+        for out in resampler.resample(frame) if resampler else ():
+            yield Block(sample_rate_hz=rate, pcm=out.to_ndarray().astype(np.int16, copy=False))
+
+    for frame in frames:
+        if not MIN_RATE_HZ <= frame.sample_rate <= MAX_RATE_HZ:
+            raise CallError("unreadable", f"a sample rate of {frame.sample_rate} Hz")
+        form = frame.format.name, frame.layout.name, frame.sample_rate
+        if form != source:
+            yield from blocks(None)
+            layout, rate = layout or frame.layout, rate or output_rate_hz(frame.sample_rate)
+            resampler, source = av.AudioResampler(format="s16p", layout=layout, rate=rate), form
+        frame.pts = None
+        yield from blocks(frame)
+    yield from blocks(None)
+
+
+def _gather(blocks: Iterator[Block]) -> Iterator[Block]:
+    """The same samples in blocks of about BLOCK_S."""
+    held: list[Block] = []
+    num_samples = 0
+    for block in blocks:
+        held.append(block)
+        num_samples += block.pcm.shape[1]
+        if num_samples >= BLOCK_S * block.sample_rate_hz:
+            yield _join(held)
+            held, num_samples = [], 0
+    if num_samples:
+        yield _join(held)
+
+
+def _join(blocks: list[Block]) -> Block:
+    pcm = np.concatenate([block.pcm for block in blocks], axis=1)
+    return Block(sample_rate_hz=blocks[0].sample_rate_hz, pcm=pcm)

@@ -1,0 +1,46 @@
+"""Guards against a model's inventions, and what they must leave alone."""
+
+from ray_jobs.engines.text import compression_ratio, is_invented, join_words, without_loops
+
+LOOP = ["I'm", "going", "to"]
+
+
+def kept(text: str) -> str:
+    words = text.split()
+    return " ".join(words[i] for i in without_loops(words))
+
+
+def test_a_phrase_on_end_is_kept_once() -> None:
+    text = " ".join(["Well,", *LOOP * 40, "bye."])
+    assert compression_ratio(text) > 2.4
+    assert kept(text) == "Well, I'm going to bye."
+
+
+def test_punctuation_and_case_do_not_hide_a_loop() -> None:
+    assert kept("Thank you. " * 20 + "thank you, " * 20) == "Thank you."
+
+
+def test_numbers_are_never_cut() -> None:
+    digits = "4-1-1-1. " + "1-1-1-1. " * 60
+    assert compression_ratio(digits) > 2.4
+    assert kept(digits) == digits.strip()
+
+
+def test_ordinary_repeats_stay() -> None:
+    text = "No, no, no, no, I said four one one one one, and not five."
+    assert kept(text) == text
+
+
+def test_no_text_is_no_loop() -> None:
+    assert without_loops([]) == []
+
+
+def test_doubtful_text_over_silence_is_invented_and_neither_alone_is() -> None:
+    assert is_invented(avg_logprob=-1.5, no_speech_prob=0.9)
+    assert not is_invented(avg_logprob=-0.2, no_speech_prob=0.9)
+    assert not is_invented(avg_logprob=-1.5, no_speech_prob=0.1)
+
+
+def test_words_join_as_their_language_writes_them() -> None:
+    assert join_words(["good", "day"], "en") == "good day"
+    assert join_words(["你", "好"], "zh") == "你好"

@@ -1,0 +1,72 @@
+"""Prompt files: found, checked, rendered in one pass, and never changed once released."""
+
+
+import pytest
+
+from ray_jobs import prompts
+from ray_jobs.errors import SpecError
+
+RELEASED = {
+    "condense/v1": "657026a8178c982b",
+    "disposition/v1": "ede42599153d101c",
+    "summary/v1": "b15453690536cc48",
+}
+"""Content hashes. A file that has to change becomes vN+1; its hash is added here."""
+
+FILE = """
+system: Be brief.
+user: "Call: {{transcript}}"
+schema: {type: object}
+"""
+
+
+def test_a_released_prompt_never_changes() -> None:
+    assert {version: prompts.load(version).content_hash for version in prompts.available()} == RELEASED
+
+
+@pytest.mark.parametrize("version", prompts.available())
+def test_every_prompt_begins_alike_for_the_prefix_cache(version: str) -> None:
+    assert prompts.load(version).system == prompts.load("summary/v1").system
+
+
+@pytest.mark.parametrize("version", ["summary/v99", "nothing/v1", "../prompts/summary/v1", "summary"])
+def test_an_unknown_version_is_refused_with_those_there_are(version: str) -> None:
+    with pytest.raises(SpecError, match=r"no prompt .*; there are condense/v1, disposition/v1, summary/v1"):
+        prompts.load(version)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (FILE.replace("transcript", "transcrpt"), "unknown variable transcrpt; there are transcript and labels"),
+        (FILE.replace("{{transcript}}", ""), "does not use {{transcript}}"),
+        (FILE.replace("system:", "sytem:"), "must hold system, user, schema and nothing else"),
+        (FILE + "model: big", "must hold system, user, schema and nothing else"),
+        (FILE.replace("{type: object}", "object"), "schema is a mapping"),
+        ("user: [", "is not YAML"),
+        ("", "must hold"),
+    ],
+)
+def test_a_wrong_file_is_refused_in_one_line(content: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message.replace("{", r"\{")) as raised:
+        prompts.parse("mine/v1", content.encode())
+    assert str(raised.value).startswith("prompt mine/v1: ")
+    assert "\n" not in str(raised.value)
+
+
+def test_the_hash_changes_with_any_byte() -> None:
+    hashes = {prompts.parse("mine/v1", content.encode()).content_hash for content in (FILE, FILE + " ", FILE + "# x")}
+    assert len(hashes) == 3
+
+
+def test_labels_fill_the_text_and_the_schema() -> None:
+    rendered = prompts.load("disposition/v1").render(transcript="Hello.", labels=("yes", "no"))
+    assert "Choose one of: yes, no." in rendered.user
+    assert rendered.schema["properties"]["disposition"]["enum"] == ["yes", "no"]
+
+
+def test_a_transcript_cannot_bring_variables_of_its_own() -> None:
+    rendered = prompts.load("disposition/v1").render(
+        transcript="say {{labels}} {{transcript}} \\1", labels=("yes", "no")
+    )
+    assert "say {{labels}} {{transcript}} \\1" in rendered.user

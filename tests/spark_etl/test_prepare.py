@@ -1,0 +1,194 @@
+"""A partition's calls become one row each, in order: speech, or a failure that says why there is none."""
+
+
+import numpy as np
+import pytest
+
+from ray_jobs.errors import CallError
+from ray_jobs.records import FAILURE_CODES, Call, CallAudio, Failure, audio_to_table, table_to_audio
+from ray_jobs.spec import EtlSpec
+from spark_etl import helper, prepare, segment
+from spark_etl.prepare import prepare_partition
+from tests.spark_etl.audio_samples import SAMPLE_CALLS, call_8khz, encoded, noise, speech, wav
+
+ETL = EtlSpec()
+
+
+def prepared(files: dict[str, bytes | CallError], etl: EtlSpec = ETL) -> dict[str, CallAudio | Failure]:
+    """The rows of a partition whose calls hold these bytes, or cannot be read."""
+
+    def read(call: Call) -> bytes:
+        content = files[call.call_id]
+        if isinstance(content, CallError):
+            raise content
+        return content
+
+    rows = prepare_partition([call(name) for name in files], etl, read)
+    assert [row.call_id for row in rows] == list(files)
+    assert table_to_audio(audio_to_table(rows)) == rows
+    return dict(zip(files, rows, strict=True))
+
+
+def call(name: str) -> Call:
+    uri = f"/calls/{name}"
+    return Call(call_id=name, uri=uri, source=uri, size_bytes=1, version="1", expected_speech_s=1.0)
+
+
+def audio(row: CallAudio | Failure) -> CallAudio:
+    assert isinstance(row, CallAudio), row
+    return row
+
+
+def code(row: CallAudio | Failure) -> str:
+    assert isinstance(row, Failure), row
+    assert row.stage == "etl"
+    assert row.code in FAILURE_CODES
+    assert row.reason
+    assert "\n" not in row.reason
+    return row.code
+
+
+def sample_files() -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(SAMPLE_CALLS.glob("0*")) if path.suffix != ".json"}
+
+
+def test_the_sample_calls_keep_their_speech_and_lose_their_silence():
+    rows = prepared(sample_files())
+    assert len(rows) == 8
+    for name, row in rows.items():
+        kept = audio(row).speech_s / (row.duration_s * row.num_channels)
+        assert kept < 0.55 or row.num_channels == 1, name
+        assert {span.channel for span in row.spans} == ({0} if name.startswith(("06", "07")) else {0, 1})
+
+
+def test_spans_hold_the_recordings_own_samples_in_order():
+    row = audio(prepared({"call": wav(call_8khz())})["call"])
+    assert (row.sample_rate_hz, row.num_channels) == (8000, 2)
+    assert row.duration_s == call_8khz().shape[1] / 8000
+    places = [(span.channel, span.start_sample) for span in row.spans]
+    assert places == sorted(places)
+    for span, samples in row.iter_speech():
+        expected = call_8khz()[span.channel, span.start_sample : span.start_sample + span.num_samples]
+        assert np.array_equal(samples, expected)
+        assert span.num_samples <= ETL.vad.max_speech_s * 8000
+
+
+def test_every_bad_call_fails_by_itself_and_the_good_ones_between_do_not():
+    good = wav(speech(4.0))
+    wide = np.zeros((6, 96_000), np.int16)
+    wide[2] = speech(2.0, sample_rate_hz=48_000)[0]
+    rows = prepared(
+        {
+            "first": good,
+            "zero-byte": b"",
+            "text": b"not audio at all\n" * 50,
+            "cut": good[: len(good) // 2],
+            "lying": wav(speech(4.0), data_size=10**9),
+            "silent": wav(noise(5.0, num_channels=2)),
+            "half-silent": wav(np.concatenate([speech(4.0), noise(4.0)])),
+            "six-channels": wav(wide, 48_000),
+            "nine-channels": wav(noise(1.0, num_channels=9)),
+            "gone": CallError("vanished", "deleted after it was listed"),
+            "forbidden": CallError("access_denied", "no right to read it"),
+            "flac": encoded("flac"),
+            "half-flac": encoded("flac")[:20_000],
+            "last": good,
+        }
+    )
+    failures = {name: code(row) for name, row in rows.items() if isinstance(row, Failure)}
+    assert failures == {
+        "zero-byte": "empty",
+        "text": "unreadable",
+        "cut": "truncated",
+        "lying": "truncated",
+        "silent": "no_speech",
+        "nine-channels": "unsupported_codec",
+        "gone": "vanished",
+        "forbidden": "access_denied",
+        "half-flac": "truncated",
+    }
+    assert {span.channel for span in audio(rows["half-silent"]).spans} == {0}
+    assert {span.channel for span in audio(rows["six-channels"]).spans} == {2}
+    assert audio(rows["six-channels"]).sample_rate_hz == 16_000
+    assert audio(rows["first"]).pcm == audio(rows["last"]).pcm
+
+
+def test_a_call_beyond_the_limit_is_too_long():
+    rows = prepared({"long": wav(speech(6.0)), "short": wav(speech(4.0))}, EtlSpec(max_call_s=5.0))
+    assert code(rows["long"]) == "too_long"
+    assert audio(rows["short"])
+
+
+@pytest.mark.parametrize(
+    ("program", "expected"),
+    [("import os; os.abort()", "decoder_crashed"), ("import time; time.sleep(600)", "timeout")],
+)
+def test_a_decoder_that_crashes_or_hangs_takes_no_other_call_with_it(monkeypatch, program, expected):
+    poisonous = encoded("mp3", 2.0)
+    monkeypatch.setattr(helper, "_SERVE", serve_but(poisonous, program))
+    etl = EtlSpec(file_timeout_s=5.0)
+    rows = prepared({"a": encoded("flac"), "b": poisonous, "c": encoded("opus"), "d": wav(speech(4.0))}, etl)
+    assert code(rows["b"]) == expected
+    assert all(audio(rows[name]) for name in "acd")
+
+
+def serve_but(poison: bytes, program: str) -> str:
+    """The helper's program with a bug that one recording triggers."""
+    return f"""
+import spark_etl.helper as helper
+answer = helper._answer
+def poisoned(data, max_s, answers):
+    if len(data) == {len(poison)}:
+        {program}
+    answer(data, max_s, answers)
+helper._answer = poisoned
+helper.serve()
+"""
+
+
+def hours(num_repeats: int) -> bytes:
+    """Call 03 over and over, as mu-law."""
+    return wav(np.tile(call_8khz(), num_repeats), format_tag=7, bits=8)
+
+
+def test_a_long_call_is_the_same_in_sections(monkeypatch):
+    whole = audio(prepared({"call": hours(4)})["call"])
+    monkeypatch.setattr(segment, "SECTION_S", 60.0)
+    parts = audio(prepared({"call": hours(4)})["call"])
+    assert parts.duration_s == whole.duration_s
+    covered = [coverage(row) for row in (whole, parts)]
+    assert np.mean(covered[0] == covered[1]) > 0.98
+
+
+def coverage(row: CallAudio) -> np.ndarray:
+    mask = np.zeros((row.num_channels, int(row.duration_s * 100) + 1), bool)
+    for span in row.spans:
+        ends = span.start_sample, span.start_sample + span.num_samples
+        mask[span.channel, slice(*(position * 100 // row.sample_rate_hz for position in ends))] = True
+    return mask
+
+
+def test_what_waits_for_the_vad_is_bounded_however_long_the_calls(monkeypatch):
+    monkeypatch.setattr(segment, "SECTION_S", 60.0)
+    monkeypatch.setattr(prepare, "BATCH_BYTES", 4 << 20)
+    waiting = []
+    find_speech = prepare._find_speech
+
+    def watched(batch, vad):
+        waiting.append(sum(section.pcm.nbytes for _, section in batch))
+        find_speech(batch, vad)
+
+    monkeypatch.setattr(prepare, "_find_speech", watched)
+    data = hours(6)
+    prepared({"long": data, "short": wav(speech(4.0)), "again": data})
+    one_section = 60 * 8000 * 2 * 2
+    assert max(waiting) < prepare.BATCH_BYTES + one_section
+    assert sum(waiting) == 2 * 2 * (len(data) - 44) + speech(4.0).nbytes
+
+
+def test_nothing_in_nothing_out():
+    assert prepare_partition([], ETL, no_read) == []
+
+
+def no_read(call: Call) -> bytes:
+    raise AssertionError("nothing to read")
