@@ -6,21 +6,32 @@ Dialling systems name recordings after the number dialled; such a name must not 
 import re
 from datetime import datetime
 
+_UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
 _EMAIL = re.compile(r"[\w.+-]+(?:@|%40|_at_)[\w-]+\.[a-z]{2,}", re.IGNORECASE)
-_PHONE = re.compile(r"(?<!\w)(?:\+\d{1,3}[ .-]?)?\(?\d{2,4}\)?(?:[ .-]\d{2,4}){2,4}(?!\d)|(?<!\d)\+?\d{10,15}(?!\d)")
-_DIGITS = re.compile(r"(?<!\d)\d(?:[ -]?\d){12,18}(?!\d)")
-_TIMESTAMP_FORMATS = {10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
-_EPOCH_S = range(946_684_800, 4_102_444_800)  # the years 2000 to 2099
+_GROUPED_PHONE = re.compile(
+    r"(?<!\d)(?:"
+    r"\+\d{1,3}(?:[ ._-]\d{2,5}){2,4}"  # +44 20 7946 0958
+    r"|(?:1[ ._-])?\(?[2-9]\d{2}\)?[ ._-]?\d{3}[ ._-]\d{4}"  # (217) 555-0142
+    r"|0\d{2,4}[ ._-]\d{3,4}[ ._-]?\d{3,4}"  # 020 7946 0958
+    r")(?!\d)"
+)
+_TOKEN = re.compile(r"\+?[0-9A-Za-z]+")
+_PHONE_TOKEN = re.compile(r"[A-Za-z]*\+?(\d{10,15})[A-Za-z]*")  # not the digits inside a hexadecimal id
+_CARD = re.compile(r"(?<!\w)\d(?:[ -]?\d){12,18}(?!\w)")
+_TIMESTAMPS = {12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+_EPOCH_S = range(1_000_000_000, 2_000_000_000)  # the years 2001 to 2033; no American number begins with 1
 
 
 def looks_personal(name: str) -> bool:
     """Whether a file-name stem carries an e-mail address, a phone number or a payment card number."""
-    if _EMAIL.search(name):
+    name = _UUID.sub("", name)
+    if _EMAIL.search(name) or _GROUPED_PHONE.search(name):
         return True
-    if any(passes_luhn(digits) for digits in map(_only_digits, _DIGITS.findall(name)) if not _is_timestamp(digits)):
+    tokens = (_PHONE_TOKEN.fullmatch(token) for token in _TOKEN.findall(name))
+    if any(token is not None and not is_timestamp(token[1]) for token in tokens):
         return True
-    phones = (_only_digits(match.group()) for match in _PHONE.finditer(name))
-    return any(len(digits) >= 10 and not _is_timestamp(digits) for digits in phones)
+    cards = (re.sub(r"\D", "", card) for card in _CARD.findall(name))
+    return any(passes_luhn(card) and not is_timestamp(card) for card in cards)
 
 
 def passes_luhn(digits: str) -> bool:
@@ -29,20 +40,15 @@ def passes_luhn(digits: str) -> bool:
     return (sum(map(int, digits[-1::-2])) + sum(doubled)) % 10 == 0
 
 
-def _only_digits(text: str) -> str:
-    return re.sub(r"\D", "", text)
-
-
-def _is_timestamp(digits: str) -> bool:
-    """YYYYMMDD with hours, minutes, seconds and fractions as far as given, or Unix seconds or milliseconds."""
+def is_timestamp(digits: str) -> bool:
+    """Whether digits are YYYYMMDDHHMM, then seconds and fractions as far as given, or Unix seconds or milliseconds."""
     if len(digits) in (10, 13) and int(digits[:10]) in _EPOCH_S:
         return True
-    whole = digits[:14]
-    layout = _TIMESTAMP_FORMATS.get(len(whole) - len(whole) % 2 if len(digits) > 14 else len(digits))
-    if layout is None or not "1990" <= digits[:4] <= "2099":
+    whole = digits[: max(length for length in (0, *_TIMESTAMPS) if length <= len(digits))]
+    if not "1990" <= whole[:4] <= "2099" or (len(digits) > len(whole) and len(whole) != 14):
         return False
     try:
-        datetime.strptime(whole, layout)
+        datetime.strptime(whole, _TIMESTAMPS[len(whole)])
     except ValueError:
         return False
     return True

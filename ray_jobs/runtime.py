@@ -28,6 +28,16 @@ _JAVA_OPTIONS = " ".join(
     ]
 )
 
+_ENVIRONMENT = {
+    "JDK_JAVA_OPTIONS": _JAVA_OPTIONS,
+    "PYSPARK_PYTHON": sys.executable,  # else executors take the system's python
+    "RAY_AUTH_MODE": "disabled",  # of the Ray that is started here, for this machine only; a cluster sets its own
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_worker_niceness": "0",  # the workers do the work; Ray would put them behind everything else
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # our own bars follow partitions, not blocks
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
 SPARK_MASTER_CPUS = 0.5
 """CPU slots of each of RayDP's two master actors, the Python one and the JVM's."""
 
@@ -45,27 +55,14 @@ def prepare_environment() -> None:
             "no java on PATH and no JAVA_HOME: Spark needs JDK 17 (Debian: apt-get install openjdk-17-jre-headless)"
         )
     code = str(Path(__file__).resolve().parent.parent)
-    defaults = {
-        "JDK_JAVA_OPTIONS": _JAVA_OPTIONS,
-        "PYSPARK_PYTHON": sys.executable,  # else executors take the system's python
-        "PYTHONPATH": os.pathsep.join(filter(None, [code, os.environ.get("PYTHONPATH")])),
-        "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "0"),
-        "RAY_AUTH_MODE": "disabled" if _is_local() else os.environ.get("RAY_AUTH_MODE", "disabled"),
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "RAY_DEDUP_LOGS": "1",
-        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # our own bars follow partitions, not blocks
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    for name, value in defaults.items():
-        if name == "PYTHONPATH":
-            os.environ[name] = value
-        else:
-            os.environ.setdefault(name, value)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [code, os.environ.get("PYTHONPATH")]))
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
 
 
 def _is_local() -> bool:
-    """Whether this process starts a Ray of its own: it is neither a Ray job nor told of a cluster."""
-    return "RAY_ADDRESS" not in os.environ and "RAY_JOB_ID" not in os.environ
+    """Whether this process starts a Ray of its own: a Ray job, and whoever means a cluster, has RAY_ADDRESS set."""
+    return "RAY_ADDRESS" not in os.environ
 
 
 def slots(actors: ActorSpec) -> float:

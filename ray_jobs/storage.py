@@ -19,6 +19,9 @@ from ray_jobs.errors import OutputError, RetryableError, SpecError
 
 READ_THREADS = 32
 
+MAX_ATTEMPTS = 8
+"""Tries of one S3 request, with growing pauses, where the store throttles or does not answer."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectInfo:
@@ -191,7 +194,7 @@ def _client(process_id: int) -> Any:
     from botocore.config import Config
 
     return boto3.client(
-        "s3", config=Config(retries={"mode": "adaptive", "max_attempts": 8}, max_pool_connections=READ_THREADS)
+        "s3", config=Config(retries={"mode": "adaptive", "max_attempts": MAX_ATTEMPTS}, max_pool_connections=READ_THREADS)
     )
 
 

@@ -1,7 +1,7 @@
 """One party's voice, heard faintly on the other's channel, is not that channel's speech.
 
 Bleed is the loud channel through some fixed path: a gain, a delay, a colouring. The path is estimated as the Wiener
-filter between the two spectra over the moments when one channel speaks and the other is much quieter (J. Benesty et
+filter between the two spectra over the moments when both seem to speak and one is much quieter (J. Benesty et
 al., "Advances in Network and Acoustic Echo Cancellation", 2001, chapter 2). Where the loud channel through that path
 accounts for most of what the quiet one holds, the quiet one does not speak. A voice of its own, however faint, is not
 explained by the other channel and so is left alone; the samples are never changed.
@@ -27,7 +27,7 @@ _MIN_FRAMES = 24
 """Fewer frames of a loud channel beside a quiet one (1.5 s) are too few to know a path from."""
 
 _SMOOTHING = 5  # frames over which powers are compared
-_EDGE = 2  # chunks: bleed outlasts what is recognised as speech in its source a little
+_EDGE = 2  # chunks: bleed reaches a little beyond what is recognised as speech on both channels
 
 Mask = npt.NDArray[np.bool_]
 
@@ -39,21 +39,20 @@ def suppress_crosstalk(
 
     `pcm`: int16, shape (num_channels, num_samples); `probabilities`: float32, one per CHUNK_S, for each channel.
     """
-    speaking = [values >= threshold for values in probabilities]
     results = [values.copy() for values in probabilities]
     for target, source in permutations(range(len(pcm)), 2):
-        if np.any(speaking[source] & speaking[target]):
-            results[target][_bleed(pcm[source], pcm[target], speaking[source], sample_rate_hz)] = 0
+        doubtful = (probabilities[source] >= threshold) & (probabilities[target] >= threshold)
+        results[target][_bleed(pcm[source], pcm[target], doubtful, sample_rate_hz)] = 0
     return results
 
 
-def _bleed(source: Samples, target: Samples, speaking: Mask, sample_rate_hz: int) -> Mask:
-    """The chunks in which `target` holds little but `source`; `speaking` are the source's chunks of speech."""
+def _bleed(source: Samples, target: Samples, doubtful: Mask, sample_rate_hz: int) -> Mask:
+    """The chunks in which `target` holds little but `source`; `doubtful` are those in which both seem to speak."""
     chunk = round(CHUNK_S * sample_rate_hz)
-    mask = np.zeros(len(speaking), np.bool_)
-    near_speech = np.convolve(speaking, np.ones(2 * _EDGE + 1), mode="same") > 0
+    mask = np.zeros(len(doubtful), np.bool_)
+    near = np.convolve(doubtful, np.ones(2 * _EDGE + 1), mode="same") > 0
     starts = np.arange(0, len(source) // chunk - _FRAME + 1, _HOP)
-    starts = starts[near_speech[starts + 1] & near_speech[starts + 2]]
+    starts = starts[near[starts + 1] | near[starts + 2]]
     if len(starts) < _MIN_FRAMES:
         return mask
     loud, quiet = (_spectra(samples, starts * chunk, _FRAME * chunk) for samples in (source, target))

@@ -50,9 +50,7 @@ class _Speech:
         )
 
 
-def prepare_partition(
-    calls: Sequence[Call], etl: EtlSpec, read: Callable[[Call], bytes]
-) -> list[CallAudio | Failure]:
+def prepare_partition(calls: Sequence[Call], etl: EtlSpec, read: Callable[[Call], bytes]) -> list[CallAudio | Failure]:
     """One row per call, in order: its speech, or a Failure of stage etl that says why there is none.
 
     `read` gives a recording's bytes or raises CallError. One silent channel is no failure; a call without speech on

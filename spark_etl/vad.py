@@ -50,7 +50,7 @@ class _Network:
     num_before: int
     num_samples: int
     num_after: int
-    spectrum: Floats
+    spectrum: tuple[tuple[slice, Floats], ...]  # for each frame, the inputs it sees and what it makes of them
     encoder: tuple[tuple[Floats, Floats], ...]
     lstm: Floats
     lstm_bias: Floats
@@ -114,7 +114,8 @@ def _features(samples: Samples, first: int, end: int, network: _Network) -> Floa
     padded = np.zeros(high - low, np.float32)
     inside = samples[max(low, 0) : high]
     np.multiply(inside, np.float32(1 / 32768), out=padded[max(-low, 0) : max(-low, 0) + len(inside)])
-    inputs = np.lib.stride_tricks.sliding_window_view(padded, len(network.spectrum))[:: network.num_samples]
+    num_inputs = network.num_before + network.num_samples + network.num_after
+    inputs = np.lib.stride_tricks.sliding_window_view(padded, num_inputs)[:: network.num_samples]
     features = np.empty((end - first, _HIDDEN), np.float32)
     for at in range(0, len(inputs), _BLOCK):
         features[at : at + _BLOCK] = _encode(np.ascontiguousarray(inputs[at : at + _BLOCK]), network)
@@ -122,11 +123,15 @@ def _features(samples: Samples, first: int, end: int, network: _Network) -> Floa
 
 
 def _encode(inputs: Floats, network: _Network) -> Floats:
-    spectrum = inputs @ network.spectrum
-    np.square(spectrum, out=spectrum)
-    real, imaginary = np.hsplit(spectrum, 2)
-    real += imaginary
-    hidden: Floats = np.sqrt(real)
+    frames = []
+    for seen, matrix in network.spectrum:
+        power = inputs[:, seen] @ matrix
+        np.square(power, out=power)
+        real, imaginary = np.hsplit(power, 2)
+        real += imaginary
+        frames.append(real)
+    hidden: Floats = np.concatenate(frames, axis=1)
+    np.sqrt(hidden, out=hidden)
     for weight, bias in network.encoder:
         hidden = hidden @ weight
         hidden += bias
@@ -201,7 +206,7 @@ def _network(sample_rate_hz: int) -> _Network:
         num_before=num_before,
         num_samples=_CHUNK * sample_rate_hz // 16000,
         num_after=num_after,
-        spectrum=np.ascontiguousarray(spectrum.reshape(len(spectrum), -1), np.float32),
+        spectrum=tuple(_seen_by(spectrum[:, :, frame]) for frame in range(_NUM_FRAMES)),
         encoder=tuple(encoder),
         lstm=np.ascontiguousarray(lstm.T),
         lstm_bias=tensors["lstm.bias"].sum(axis=0),
@@ -228,6 +233,13 @@ def _spectrum_matrix(basis: Floats) -> tuple[npt.NDArray[np.float64], int]:
         matrix[at : at + _WINDOW, :, frame] = basis.reshape(2, num_bins, _WINDOW).transpose(2, 0, 1)
     matrix[end - 1 - _CONTEXT : end - 1] += matrix[end:][::-1]  # the network mirrors the chunk at its end
     return matrix[:end], num_bins
+
+
+def _seen_by(frame: npt.NDArray[np.float64]) -> tuple[slice, Floats]:
+    """The samples that a frame depends on, and its matrix of shape (samples, real then imaginary bins)."""
+    used = np.flatnonzero(np.any(frame, axis=(1, 2)))
+    seen = slice(int(used[0]), int(used[-1]) + 1)
+    return seen, np.ascontiguousarray(frame[seen].reshape(seen.stop - seen.start, -1), np.float32)
 
 
 def _doubling_matrix(num_outputs: int) -> tuple[npt.NDArray[np.float64], int]:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -51,16 +52,16 @@ class EndpointSpec:
 class OpenAiEndpoint:
     """An `LlmEngine`. At most `max_concurrency` requests are under way, over all threads that call `generate`.
 
-    Raises SpecError where the key's variable is not set. `generate` raises ValueError for a prompt the server refuses,
-    RetryableError where it stays busy, hangs or drops connections through `max_attempts`, and FatalError where the
-    address, the key or the model is wrong; the batch's other requests are cancelled then.
+    Raises SpecError for what is no address, and for a key that is not in its variable. `generate` raises ValueError
+    for a prompt the server refuses, RetryableError where it stays busy, hangs or drops connections through
+    `max_attempts`, and FatalError where the address, the key or the model is wrong; it cancels the rest of the batch.
     """
 
     def __init__(self, spec: EndpointSpec) -> None:
         self.model_name = spec.model
         self.context_tokens = spec.context_tokens
         self._spec = spec
-        self._url = f"{spec.base_url.rstrip('/')}/chat/completions"
+        self._url = _url(spec)
         self._client = httpx.AsyncClient(headers=_headers(spec), timeout=None)  # bounded as a whole in _send
         self._slots = asyncio.Semaphore(spec.max_concurrency)
         self._counters = dict.fromkeys(("num_prompts", "num_retries", "prompt_tokens", "completion_tokens"), 0)
@@ -76,7 +77,7 @@ class OpenAiEndpoint:
         return asyncio.run_coroutine_threadsafe(self._generate(prompts), self._loop).result()
 
     def stats(self) -> dict[str, float]:
-        """`request_s` sums the requests' latencies, waiting between attempts left out; `cost` is in the prices' currency."""
+        """`request_s` sums the latencies of all attempts; `cost` is in the currency of the prices."""
         cost = (
             self._counters["prompt_tokens"] * self._spec.price_per_million_prompt_tokens
             + self._counters["completion_tokens"] * self._spec.price_per_million_completion_tokens
@@ -119,14 +120,12 @@ class OpenAiEndpoint:
             raise _TransientError(f"no answer within {self._spec.timeout_s:g} s") from None
         except httpx.TransportError as error:
             raise _TransientError(f"connection failed ({str(error) or type(error).__name__})") from None
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise FatalError(f"{self._url}: not an address ({error})") from None
         finally:
             self._request_s += time.monotonic() - began
 
     def _delay_s(self, attempt: int, retry_after_s: float) -> float:
         """Exponential, jittered so that requests refused together do not come back together."""
-        backoff_s = self._spec.backoff_s * 2 ** (attempt - 1)
+        backoff_s = self._spec.backoff_s * 2.0 ** (attempt - 1)
         return min(_MAX_BACKOFF_S, max(retry_after_s, backoff_s) * random.uniform(1.0, 1.5))
 
     def _read(self, response: httpx.Response) -> Completion:
@@ -169,6 +168,12 @@ class _TransientError(Exception):
     def __init__(self, reason: str, retry_after_s: float = 0.0) -> None:
         super().__init__(reason)
         self.retry_after_s = retry_after_s
+
+
+def _url(spec: EndpointSpec) -> str:
+    if not re.match(r"https?://[^/]", spec.base_url):
+        raise SpecError(f"{spec.base_url}: not the address of an endpoint; it starts with http:// or https://")
+    return f"{spec.base_url.rstrip('/')}/chat/completions"
 
 
 def _headers(spec: EndpointSpec) -> dict[str, str]:

@@ -1,41 +1,50 @@
-"""Finds dates with a month name: "March ninth, nineteen eighty four", "the 9th of March 1984", "September 2028"."""
+"""Finds dates that name their month: "March ninth, nineteen eighty four", "the 9th of March 1984", "September
+2028"."""
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ray_jobs.engines.spoken_numbers import NUMBER_WORDS, numbers
+from ray_jobs.engines.pii_vocabulary import MONTHS
+from ray_jobs.engines.spoken_numbers import NUMBER_WORD, numbers
 
-_ORDINAL_WORDS = (
-    "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth "
-    "sixteenth seventeenth eighteenth nineteenth"
-).split()
-_DAYS = (
-    {word: day for day, word in enumerate(_ORDINAL_WORDS, start=1)}
-    | {"twentieth": 20, "thirtieth": 30}
-    | {f"twenty {word}": 20 + day for day, word in enumerate(_ORDINAL_WORDS[:9], start=1)}
-    | {"thirty first": 31}
+_TO_TENTH = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+_TO_TWENTIETH = (
+    "eleventh",
+    "twelfth",
+    "thirteenth",
+    "fourteenth",
+    "fifteenth",
+    "sixteenth",
+    "seventeenth",
+    "eighteenth",
+    "nineteenth",
 )
-_MONTHS = (
-    "january|february|march|april|may|june|july|august|september|october|november|december|"
-    "jan|feb|mar|apr|jun|jul|aug|sept|sep|oct|nov|dec"
+_DAYS = {word: day for day, word in enumerate((*_TO_TENTH, *_TO_TWENTIETH, "twentieth"), start=1)}
+_DAYS |= {f"twenty {word}": 20 + day for day, word in enumerate(_TO_TENTH[:9], start=1)} | {
+    "thirtieth": 30,
+    "thirty first": 31,
+}
+
+_MONTH = rf"(?:{'|'.join(MONTHS)})\b"
+_ORDINAL = rf"(?:{'|'.join(sorted((day.replace(' ', '[ -]') for day in _DAYS), key=len, reverse=True))})\b"
+_DAY = rf"(?:\d{{1,2}}(?:st|nd|rd|th)?\b|{_ORDINAL}|(?:(?:twenty|thirty)[ -])?{NUMBER_WORD})"
+_YEAR = rf"(?:\d{{4}}\b|'?\d{{2}}\b|{NUMBER_WORD}(?:(?: and)?[ -]{NUMBER_WORD}){{0,5}})"
+_FULL_YEAR = (
+    rf"(?:\d{{4}}\b|(?:nineteen|twenty)[ -]{NUMBER_WORD}(?:[ -]{NUMBER_WORD})?"
+    rf"|two thousand(?: and)? {NUMBER_WORD}(?:[ -]{NUMBER_WORD})?)"
 )
-_ORDINALS = "|".join(sorted((word.replace(" ", "[ -]") for word in _DAYS), key=len, reverse=True))
-_SPOKEN = "|".join(sorted(NUMBER_WORDS, key=len, reverse=True))
-_DAY = rf"(?:\d{{1,2}}(?:st|nd|rd|th)?\b|(?:{_ORDINALS})\b|(?:(?:twenty|thirty)[ -])?(?:{_SPOKEN})\b)"
-_YEAR = rf"(?:\d{{4}}\b|'?\d{{2}}\b|(?:{_SPOKEN})\b(?:(?: and)?[ -](?:{_SPOKEN})\b){{0,5}})"
 _GAP = r"(?:[\s,./-]+|\s+of\s+|,?\s+the\s+|,?\s+in\s+)"
 _DATE = re.compile(
-    rf"\b(?:the\s+)?{_DAY}{_GAP}(?:{_MONTHS})\b\.?(?:{_GAP}(?P<year_a>{_YEAR}))?"
-    rf"|\b(?:{_MONTHS})\b\.?{_GAP}(?:{_DAY}{_GAP}(?P<year_b>{_YEAR})|(?P<year_c>\d{{4}}\b|(?:nineteen|twenty)[ -](?:{_SPOKEN})\b"
-    rf"(?:[ -](?:{_SPOKEN})\b)?|two thousand(?: and)? (?:{_SPOKEN})\b(?:[ -](?:{_SPOKEN})\b)?)|{_DAY})",
+    rf"\b(?:the\s+)?{_DAY}{_GAP}{_MONTH}\.?(?:{_GAP}(?P<year_last>{_YEAR}))?"
+    rf"|\b{_MONTH}\.?{_GAP}(?:{_DAY}{_GAP}(?P<year_after_day>{_YEAR})|(?P<year_after_month>{_FULL_YEAR})|{_DAY})",
     re.IGNORECASE,
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpokenDate:
-    """`value` is month, day and the year's last two digits ("mar-09-84"), "" for a part that was not said."""
+    """`value` is month, day and the year's last two digits ("mar-09-84"), with nothing for a part that was not said."""
 
     start: int
     end: int
@@ -53,19 +62,27 @@ class SpokenDate:
 def dates(text: str) -> Iterator[SpokenDate]:
     """The dates of a text that name their month, in order."""
     for match in _DATE.finditer(text):
-        year_text = match["year_a"] or match["year_b"] or match["year_c"] or ""
-        month = re.search(rf"\b(?:{_MONTHS})\b", match.group(), re.IGNORECASE)
-        before_year = match.group().removesuffix(year_text)
-        year = "".join(number.digits for number in numbers(year_text))
-        value = f"{month.group()[:3].lower() if month else ''}-{_day(before_year)}-{year[-2:] if len(year) in (2, 4) else ''}"
+        year = match["year_last"] or match["year_after_day"] or match["year_after_month"] or ""
+        value = "-".join((_month(match.group()), _day(match.group().removesuffix(year)), _two_digit_year(year)))
         yield SpokenDate(start=match.start(), end=match.end(), value=value)
+
+
+def _month(text: str) -> str:
+    month = re.search(rf"\b{_MONTH}", text, re.IGNORECASE)
+    return month.group()[:3].lower() if month is not None else ""
 
 
 def _day(text: str) -> str:
     """The day of the month in "March ninth" or "the 9th of March", two digits; "" where there is none."""
-    ordinal = re.search(rf"\b(?:{_ORDINALS})\b", text, re.IGNORECASE)
+    ordinal = re.search(rf"\b{_ORDINAL}", text, re.IGNORECASE)
     if ordinal is not None:
         return f"{_DAYS[ordinal.group().lower().replace('-', ' ')]:02d}"
     figures = re.search(r"\d{1,2}", text)
     spoken = next((number.digits for number in numbers(text)), "")
-    return f"{int(figures.group() if figures else spoken or 0):02d}" if figures or spoken else ""
+    day = figures.group() if figures is not None else spoken
+    return f"{int(day):02d}" if day else ""
+
+
+def _two_digit_year(text: str) -> str:
+    digits = "".join(number.digits for number in numbers(text))
+    return digits[-2:] if len(digits) in (2, 4) else ""

@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ class VllmLocal:
         began = time.monotonic()
         self.model_name = spec.model
         self.context_tokens = spec.context_tokens
-        self._inbox: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[list[_Request] | None] = queue.SimpleQueue()
         self._tokenizer_lock = threading.Lock()  # Hugging Face's fast tokenizers do not like two threads at once
         self._counters = dict.fromkeys(("num_prompts", "prompt_tokens", "cached_prompt_tokens", "completion_tokens"), 0)
         self._busy_s = 0.0
@@ -75,8 +76,7 @@ class VllmLocal:
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Completion]:
         requests = [self._render(prompt) for prompt in prompts]
-        for request in requests:
-            self._inbox.put(request)
+        self._inbox.put(requests)  # as one, so that the first step sees the whole batch
         return [request.done.result() for request in requests]
 
     def stats(self) -> dict[str, float]:
@@ -122,47 +122,41 @@ class VllmLocal:
             loaded.set_exception(error)
             return
         loaded.set_result(engine.renderer)
-        waiting: dict[str, Future[Completion]] = {}
+        waiting: dict[str, _Request] = {}
         try:
             self._step_until_closed(engine, waiting)
             failure = RetryableError(f"{spec.model}: the engine was closed")
         except Exception as error:  # after a failed step nobody knows the engine's state
             _log.exception("%s: the engine failed", spec.model)
             failure = RetryableError(f"{spec.model}: the engine failed: {_one_line(error)}")
-        for done in waiting.values():
-            done.set_exception(failure)
-        engine.engine_core.shutdown()
+        for request in waiting.values():
+            request.done.set_exception(failure)
+        with suppress(Exception):  # it may be what failed
+            engine.engine_core.shutdown()
         del engine
         self._stopped.set()
         self._refuse(failure)
 
-    def _step_until_closed(self, engine: Any, waiting: "dict[str, Future[Completion]]") -> None:
+    def _step_until_closed(self, engine: Any, waiting: dict[str, _Request]) -> None:
         from vllm.exceptions import VLLMClientError
 
         ids = map(str, itertools.count())
         while True:
-            for request in self._arrivals(wait=not waiting):
-                if request is None:
+            while not waiting or not self._inbox.empty():
+                if (batch := self._inbox.get()) is None:
                     return
-                request_id = next(ids)
-                try:
-                    engine.add_request(request_id, request.prompt, request.params)
-                except (ValueError, VLLMClientError) as error:  # a schema the grammar compiler refuses
-                    request.done.set_exception(ValueError(_one_line(error)))
-                    continue
-                waiting[request_id] = request.done
+                numbered = {next(ids): request for request in batch}
+                waiting.update(numbered)
+                for request_id, request in numbered.items():
+                    try:
+                        engine.add_request(request_id, request.prompt, request.params)
+                    except (ValueError, VLLMClientError) as error:  # a schema the grammar compiler refuses
+                        waiting.pop(request_id).done.set_exception(ValueError(_one_line(error)))
             began = time.monotonic()
             for output in engine.step():
                 if output.finished:
-                    self._answer(output, waiting.pop(output.request_id))
+                    self._answer(output, waiting.pop(output.request_id).done)
             self._busy_s += time.monotonic() - began
-
-    def _arrivals(self, *, wait: bool) -> list[_Request | None]:
-        """Everything in the inbox, waiting for a first request if asked to."""
-        arrived = [self._inbox.get()] if wait else []
-        while not self._inbox.empty():
-            arrived.append(self._inbox.get())
-        return arrived
 
     def _answer(self, output: Any, done: "Future[Completion]") -> None:
         answer = output.outputs[0]
@@ -184,7 +178,7 @@ class VllmLocal:
     def _refuse(self, failure: Exception) -> None:
         """Answer whatever still comes, for as long as the process lives: nobody may wait for an engine that is gone."""
         while True:
-            if (request := self._inbox.get()) is not None:
+            for request in self._inbox.get() or ():
                 request.done.set_exception(failure)
 
 
@@ -205,29 +199,29 @@ def _load(spec: LlmSpec) -> Any:
     if on_cpu:
         torch.set_num_threads(max(1, round(spec.actors.num_cpus)))
     try:
-        return LLMEngine.from_engine_args(
-            _engine_args(EngineArgs, folder, spec, on_cpu), usage_context=UsageContext.LLM_CLASS
-        )
+        arguments = EngineArgs(**engine_arguments(spec, folder, on_cpu=on_cpu))
+        return LLMEngine.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
     except (ValueError, RuntimeError, OSError, KeyError) as error:
         raise ModelError(f"model {spec.model}: vLLM cannot load it: {_one_line(error)}") from error
 
 
-def _engine_args(engine_args: Any, folder: Path, spec: LlmSpec, on_cpu: bool) -> Any:
-    return engine_args(
-        model=str(folder),
-        served_model_name=spec.model,
-        seed=spec.seed,
-        max_model_len=spec.context_tokens,
-        max_num_seqs=spec.max_batch,
-        enable_prefix_caching=True,
-        gpu_memory_utilization=spec.gpu_memory_fraction,
-        kv_cache_memory_bytes=int(spec.kv_cache_gib * 2**30) if on_cpu else None,
-        enforce_eager=on_cpu,
+def engine_arguments(spec: LlmSpec, folder: Path, *, on_cpu: bool) -> dict[str, Any]:
+    """What vLLM is started with: keywords of its EngineArgs, and of its LLM."""
+    return {
+        "model": str(folder),
+        "served_model_name": spec.model,
+        "seed": spec.seed,
+        "max_model_len": spec.context_tokens,
+        "max_num_seqs": spec.max_batch,
+        "enable_prefix_caching": True,
+        "gpu_memory_utilization": spec.gpu_memory_fraction,
+        "kv_cache_memory_bytes": int(spec.kv_cache_gib * 2**30) if on_cpu else None,
+        "enforce_eager": on_cpu,
         # Blank space is what a guided model pads with when it does not know how to go on.
-        structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
-        disable_log_stats=True,
-        use_tqdm_on_load=False,
-    )
+        "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+    }
 
 
 def _one_line(error: BaseException) -> str:

@@ -35,7 +35,7 @@ class LogMel:
         log_mel = (power.transpose(1, 2) @ self._bank).clamp_(min=10**_FLOOR_LOG10).log10_()
         floor = (log_mel.amax(dim=(1, 2), keepdim=True) - _RANGE_LOG10).clamp_(min=_FLOOR_LOG10)
         # Frames after the longest window hold silence only: they lie at the floor and need no transform.
-        padded = floor.expand(-1, MAX_FRAMES, self._bank.shape[1]).clone()
+        padded: torch.Tensor = floor.expand(-1, MAX_FRAMES, self._bank.shape[1]).clone()
         padded[:, : log_mel.shape[1]] = torch.maximum(log_mel, floor)
         return padded.add_(4.0).div_(4.0)
 

@@ -168,15 +168,18 @@ class DecoderState:
 class _DecoderLayer:
     def __init__(self, weights: _Weights, num_heads: int, heads: Sequence[int]) -> None:
         self.num_heads, self.heads = num_heads, list(heads)
-        self.self_norm, self.cross_norm = _Norm(weights, "self_attn_layer_norm"), _Norm(weights, "encoder_attn_layer_norm")
+        self.self_norm = _Norm(weights, "self_attn_layer_norm")
         self.qkv = _Linear(weights.below("self_attn"), "q_proj", "k_proj", "v_proj")
         self.self_out = _Linear(weights.below("self_attn"), "out_proj")
+        self.cross_norm = _Norm(weights, "encoder_attn_layer_norm")
         self.q = _Linear(weights.below("encoder_attn"), "q_proj")
         self.cross_kv = _Linear(weights.below("encoder_attn"), "k_proj", "v_proj")
         self.cross_out = _Linear(weights.below("encoder_attn"), "out_proj")
         self.feed_forward = _FeedForward(weights)
 
-    def __call__(self, x: Tensor, self_kv: Tensor, cross_kv: Tensor, mask: Tensor | None, start: int) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, x: Tensor, self_kv: Tensor, cross_kv: Tensor, mask: Tensor | None, start: int
+    ) -> tuple[Tensor, Tensor]:
         """One block over `x` (rows, n, width) at positions start...; also the cross-attention of `heads`.
 
         The attention has shape (rows, len(heads), audio_positions, n).
@@ -209,9 +212,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tenso
 class Decoder:
     """Tokens and audio embeddings to scores of the next token."""
 
-    def __init__(
-        self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
         """Raises ModelError where a tensor is missing."""
         self.config: WhisperConfig = checkpoint.config
         weights = _Weights(checkpoint, "decoder.", device, dtype)

@@ -67,7 +67,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 def _load_hugging_face(folder: Path) -> Checkpoint:
     shape = _read_json(folder / "config.json")
     if shape.get("model_type") != "whisper":
-        raise ModelError(f"{folder}: holds a {shape.get('model_type', 'nameless')} model; whisper_torch runs Whisper only")
+        kind = shape.get("model_type", "nameless")
+        raise ModelError(f"{folder}: holds a {kind} model; whisper_torch runs Whisper only")
     generation = _read_json(folder / "generation_config.json", missing={})
     config = WhisperConfig(
         num_mels=shape["num_mel_bins"],

@@ -60,10 +60,14 @@ class PromptFile:
 
 def load(version: str) -> PromptFile:
     """The prompt file of NAME/vN. Raises SpecError: no such version (names those there are), or a wrong file."""
-    path = _FOLDER / f"{version}.yaml"
+    return parse(version, path(version).read_bytes())
+
+
+def path(version: str) -> Path:
+    """Where NAME/vN lies. Raises SpecError naming the versions there are."""
     if version not in available():
         raise SpecError(f"no prompt {version}; there are {', '.join(available()) or 'none'}")
-    return parse(version, path.read_bytes())
+    return _FOLDER / f"{version}.yaml"
 
 
 def parse(version: str, content: bytes) -> PromptFile:
@@ -88,8 +92,8 @@ def parse(version: str, content: bytes) -> PromptFile:
 
 def available() -> list[str]:
     """Every NAME/vN there is, by name and number."""
-    paths = sorted(_FOLDER.glob("*/v*.yaml"), key=lambda path: (path.parent.name, int(path.stem[1:])))
-    return [f"{path.parent.name}/{path.stem}" for path in paths]
+    files = sorted(_FOLDER.glob("*/v[0-9]*.yaml"), key=lambda file: (file.parent.name, int(file.stem[1:])))
+    return [f"{file.parent.name}/{file.stem}" for file in files]
 
 
 def _variables(template: str) -> set[str]:

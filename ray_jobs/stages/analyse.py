@@ -139,7 +139,7 @@ def _insight(call_id: str, task: TaskSpec, file: PromptFile, model: str, answer:
         call_id=call_id,
         task=task.name,
         status="failed" if answer.error else "ok",
-        value_json="" if answer.error else json.dumps(answer.value, ensure_ascii=False),
+        value_json="" if answer.error else _dumps(answer.value),
         error=answer.error,
         model=model,
         prompt_version=file.version,
@@ -270,19 +270,20 @@ def _answer(completion: Completion | Exception, schema: Mapping[str, Any]) -> _A
 def _parse(completion: Completion, schema: Mapping[str, Any]) -> tuple[Any, str]:
     """The document and "", or None and what is wrong with it."""
     try:
-        value = json.loads(completion.text, parse_constant=_refuse_constant)
+        value = json.loads(completion.text)
         jsonschema.Draft202012Validator(schema).validate(value)
-        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is JSON, and cannot be stored
+        _dumps(value).encode()
     except jsonschema.ValidationError as error:
         return None, _one_line(f"it does not obey the schema: {error.message}")
     except (ValueError, RecursionError) as error:
-        cut = "it was cut off" if completion.finish_reason == "length" else f"it is not JSON: {error}"
-        return None, _one_line(cut)
+        return None, "it was cut off" if completion.finish_reason == "length" else _one_line(f"it is not JSON: {error}")
     return value, ""
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number")
+def _dumps(value: Any) -> str:
+    """JSON that can be stored: NaN, 1e999 and half a surrogate pair, which Python reads, raise ValueError here or when
+    encoded."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def _generate(asked: Sequence[tuple[str, Prompt]], engine: LlmEngine) -> list[Completion | Exception]:

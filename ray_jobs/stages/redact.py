@@ -1,7 +1,7 @@
 """Redaction of transcripts: text, words and times together, before anything is stored.
 
-Where words carry a secret, one word with the placeholder and the secret's times takes their place, so that text, words
-and subtitles always agree. A call whose redaction fails becomes a Failure: unredacted text never passes.
+Where words carry a secret, one word with the placeholder and the secret's times takes their place, so that text,
+words and subtitles always agree. A call whose redaction fails becomes a Failure: unredacted text never passes.
 """
 
 from collections.abc import Sequence
@@ -35,8 +35,8 @@ def redact(outcomes: Sequence[Outcome], redactor: SpanFinder) -> list[Outcome]:
 
 def _redact_one(transcript: Transcript, redactor: SpanFinder) -> Outcome:
     try:
-        return redact_transcript(transcript, redactor)
-    except Exception as error:  # whatever it is, the text must not pass; its message may quote the text
+        return _redact_transcript(transcript, redactor)
+    except Exception as error:  # whatever it is, the text must not pass; and its message may quote the text
         return Failure(
             call_id=transcript.call_id,
             uri=transcript.uri,
@@ -46,34 +46,29 @@ def _redact_one(transcript: Transcript, redactor: SpanFinder) -> Outcome:
         )
 
 
-def redact_transcript(transcript: Transcript, redactor: SpanFinder) -> Transcript:
-    """The transcript with its secrets replaced. Raises whatever the redactor raises."""
+def _redact_transcript(transcript: Transcript, redactor: SpanFinder) -> Transcript:
     spans = redactor.find([Line(speaker=u.channel, text=u.text) for u in transcript.utterances])
-    utterances, redactions = [], []
+    utterances: list[Utterance] = []
+    redactions: list[Redaction] = []
     for index, utterance in enumerate(transcript.utterances):
         of_line = [span for span in spans if span.line == index]
-        utterances.append(_replace_spans(utterance, of_line) if of_line else utterance)
-        redactions += [_redaction(utterance, span) for span in of_line]
+        pieces = _align(utterance)
+        utterances.append(_replace_spans(utterance, pieces, of_line) if of_line else utterance)
+        redactions += [_record(utterance, pieces, span) for span in of_line]
     return replace(transcript, redacted=True, utterances=tuple(utterances), redactions=tuple(redactions))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Piece:
-    """Some words of an utterance and the characters of its text they cover."""
+    """Words of an utterance and the characters of its text they cover."""
 
     start: int
     end: int
     words: tuple[Word, ...]
 
 
-def _replace_spans(utterance: Utterance, spans: Sequence[PiiSpan]) -> Utterance:
-    pieces = _join_touched(_align(utterance), spans)
-    words = tuple(_merged(piece, utterance.text, spans) for piece in pieces)
-    return replace(utterance, text=_render(utterance.text, 0, len(utterance.text), spans), words=tuple(w for w in words if w.text))
-
-
 def _align(utterance: Utterance) -> list[_Piece]:
-    """Where each word stands in the text; empty if they do not agree, so that no word outlives its redaction."""
+    """Where each word stands in the text; nothing if they do not agree, so that no word outlives its redaction."""
     pieces, position = [], 0
     for word in utterance.words:
         start = utterance.text.find(word.text, position)
@@ -81,27 +76,32 @@ def _align(utterance: Utterance) -> list[_Piece]:
             return []
         position = start + len(word.text)
         pieces.append(_Piece(start=start, end=position, words=(word,)))
-    return [] if utterance.text[position:].strip() else pieces
+    return pieces if not utterance.text[position:].strip() else []
+
+
+def _replace_spans(utterance: Utterance, pieces: Sequence[_Piece], spans: Sequence[PiiSpan]) -> Utterance:
+    text = _render(utterance.text, 0, len(utterance.text), spans)
+    words = [_merge(piece, utterance.text, spans) for piece in _join_touched(pieces, spans)]
+    return replace(utterance, text=text, words=tuple(word for word in words if word.text))
 
 
 def _join_touched(pieces: Sequence[_Piece], spans: Sequence[PiiSpan]) -> list[_Piece]:
     """Pieces that one span touches become one."""
     joined: list[_Piece] = []
     for piece in pieces:
-        last = joined[-1] if joined else None
-        if last is not None and any(span.start < last.end and piece.start < span.end for span in spans):
-            joined[-1] = _Piece(start=last.start, end=piece.end, words=last.words + piece.words)
+        if joined and any(span.start < joined[-1].end and piece.start < span.end for span in spans):
+            last = joined.pop()
+            joined.append(_Piece(start=last.start, end=piece.end, words=last.words + piece.words))
         else:
             joined.append(piece)
     return joined
 
 
-def _merged(piece: _Piece, text: str, spans: Sequence[PiiSpan]) -> Word:
-    first, last = piece.words[0], piece.words[-1]
+def _merge(piece: _Piece, text: str, spans: Sequence[PiiSpan]) -> Word:
     return Word(
-        text=_render(text, piece.start, piece.end, spans).strip(),
-        start_s=first.start_s,
-        end_s=last.end_s,
+        text=_render(text, piece.start, piece.end, spans),
+        start_s=piece.words[0].start_s,
+        end_s=piece.words[-1].end_s,
         probability=min(word.probability for word in piece.words),
     )
 
@@ -113,12 +113,12 @@ def _render(text: str, start: int, end: int, spans: Sequence[PiiSpan]) -> str:
         if start <= span.start and span.end <= end:
             parts += [text[position : span.start], span.placeholder]
             position = span.end
-    return "".join([*parts, text[position:end]])
+    return " ".join("".join([*parts, text[position:end]]).split())
 
 
-def _redaction(utterance: Utterance, span: PiiSpan) -> Redaction:
-    """The span's record; its times are those of the words it touches, or the utterance's where words are missing."""
-    touched = [piece.words[0] for piece in _align(utterance) if piece.start < span.end and span.start < piece.end]
+def _record(utterance: Utterance, pieces: Sequence[_Piece], span: PiiSpan) -> Redaction:
+    """The span's audit row; its times are those of the words it touches, or the utterance's where words are missing."""
+    touched = [piece.words[0] for piece in pieces if piece.start < span.end and span.start < piece.end]
     return Redaction(
         entity=span.entity,
         placeholder=span.placeholder,

@@ -1,57 +1,34 @@
 """The ASR stage: one partition's speech in, one transcript or failure per call out.
 
-The speech of a channel is packed into windows of the engine's length, and the words that come back are placed on the
-call's own clock again. Engines know neither calls nor channels; this module knows no tensors.
+The speech of each channel goes to the engine in packed windows, and the words that come back are placed on the call's
+own clock again. Engines know neither calls nor channels; this module knows no tensors.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice, pairwise
+from itertools import islice, pairwise
 
 import numpy as np
-import numpy.typing as npt
 
-from ray_jobs.engines.asr import MAX_WINDOW_S, AsrEngine, Segment, Window, WindowText, WindowWord
+from ray_jobs.engines.asr import AsrEngine, Segment, Window, WindowText, WindowWord
 from ray_jobs.engines.text import join_words
 from ray_jobs.errors import PipelineError
-from ray_jobs.records import CallAudio, Failure, Outcome, Span, Transcript, Utterance, Word
+from ray_jobs.records import CallAudio, Failure, Outcome, Transcript, Utterance, Word
 from ray_jobs.spec import AsrSpec, ChannelSpec
+from ray_jobs.stages.packing import PackedWindow, Piece, pack
 
 STAGE = "asr"
 
-MIN_JOIN_S = 0.05
-"""Room kept between two spans of one window, which carry some silence themselves."""
-
-MAX_JOIN_S = 0.5
-"""Silence put there where the window has room for it: sentences stay apart, and words do not merge."""
-
 MIN_PAUSE_S = 0.6
-"""A silence at least this long ends an utterance; a shorter one does where a sentence ends at a span's end."""
+MIN_SENTENCE_PAUSE_S = 0.3
+"""A silence at least this long ends an utterance: in mid-sentence, and at the end of a sentence."""
+
+MAX_SNAP_S = 0.5
+"""The first and last word of a span are moved to where its sound starts and ends, if they lie this near: a model's
+alignment is some 0.15 s early at the end of a word before a pause. Farther off, the model has left words out."""
 
 _SENTENCE_ENDS = (".", "?", "!", "。", "？", "！")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
-    """A stretch of speech in a window, in samples: where it starts there and in the call, and its length."""
-
-    window_start: int
-    call_start: int
-    num_samples: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackedWindow:
-    """A window for the engine, and where its pieces, in order, come from."""
-
-    channel: int
-    pieces: tuple[Piece, ...]
-    window: Window
-
-    @property
-    def speech_samples(self) -> int:
-        return sum(piece.num_samples for piece in self.pieces)
 
 
 def transcribe(
@@ -70,102 +47,6 @@ def transcribe(
         row if isinstance(row, Failure) else _outcome(row, windows, texts, engine.model_name, channels)
         for row, windows, texts in zip(rows, packed, heard, strict=True)
     ]
-
-
-# ----------------------------------------------------------------------------------------------------------- packing
-
-
-def pack(audio: CallAudio, language: str | None) -> list[PackedWindow]:
-    """The speech of a call in windows of one channel each, with silence between two spans.
-
-    Every sample of speech is in exactly one window. A span longer than a window is cut into equal parts.
-    """
-    return [
-        _window(group, audio.sample_rate_hz, language)
-        for _, parts in groupby(_parts(audio), key=lambda part: part.span.channel)
-        for group in _fill(list(parts), audio.sample_rate_hz)
-    ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Part:
-    """A span that fits a window, with its samples: int16, shape (num_samples,)."""
-
-    span: Span
-    samples: npt.NDArray[np.int16]
-
-
-def _parts(audio: CallAudio) -> Iterator[_Part]:
-    limit = int(MAX_WINDOW_S * audio.sample_rate_hz)
-    for span, samples in audio.iter_speech():
-        num_parts = -(-span.num_samples // limit)
-        edges = [span.num_samples * i // num_parts for i in range(num_parts + 1)] if num_parts else []
-        for start, end in pairwise(edges):
-            part = Span(channel=span.channel, start_sample=span.start_sample + start, num_samples=end - start)
-            yield _Part(span=part, samples=samples[start:end])
-
-
-def _fill(parts: Sequence[_Part], rate_hz: int) -> list[list[_Part]]:
-    """One channel's parts in few windows, and in order of time where that costs no window more."""
-    in_order, best = _next_fit(parts, rate_hz), _best_fit(parts, rate_hz)
-    return in_order if len(in_order) <= len(best) else best
-
-
-def _next_fit(parts: Sequence[_Part], rate_hz: int) -> list[list[_Part]]:
-    groups: list[list[_Part]] = []
-    room = 0
-    for part in parts:
-        if part.span.num_samples > room:
-            groups.append([])
-            room = int(MAX_WINDOW_S * rate_hz)
-        groups[-1].append(part)
-        room -= part.span.num_samples + round(MIN_JOIN_S * rate_hz)
-    return groups
-
-
-def _best_fit(parts: Sequence[_Part], rate_hz: int) -> list[list[_Part]]:
-    """Best fit decreasing: the longest part first, each where it leaves the least room."""
-    groups: list[list[_Part]] = []
-    rooms: list[int] = []
-    for part in sorted(parts, key=lambda part: -part.span.num_samples):
-        fitting = [index for index, room in enumerate(rooms) if room >= part.span.num_samples]
-        if fitting:
-            index = min(fitting, key=rooms.__getitem__)
-        else:
-            index = len(groups)
-            groups.append([])
-            rooms.append(int(MAX_WINDOW_S * rate_hz))
-        groups[index].append(part)
-        rooms[index] -= part.span.num_samples + round(MIN_JOIN_S * rate_hz)
-    for group in groups:
-        group.sort(key=lambda part: part.span.start_sample)
-    return sorted(groups, key=lambda group: group[0].span.start_sample)
-
-
-def _window(parts: Sequence[_Part], rate_hz: int, language: str | None) -> PackedWindow:
-    pieces: list[Piece] = []
-    chunks: list[npt.NDArray[np.int16]] = []
-    position = 0
-    for part, join in zip(parts, [0, *_joins(parts, rate_hz)], strict=True):
-        position += join
-        pieces.append(
-            Piece(window_start=position, call_start=part.span.start_sample, num_samples=part.span.num_samples)
-        )
-        position += part.span.num_samples
-        chunks += [np.zeros(join, np.int16), part.samples]
-    window = Window(pcm=np.concatenate(chunks), sample_rate_hz=rate_hz, language=language)
-    return PackedWindow(channel=parts[0].span.channel, pieces=tuple(pieces), window=window)
-
-
-def _joins(parts: Sequence[_Part], rate_hz: int) -> list[int]:
-    """Samples of silence before each part but the first: its true pause, as far as there is room and it helps."""
-    room = int(MAX_WINDOW_S * rate_hz) - sum(part.span.num_samples for part in parts)
-    share = min(round(MAX_JOIN_S * rate_hz), room // max(1, len(parts) - 1))
-    pauses = [
-        after.span.start_sample - before.span.start_sample - before.span.num_samples
-        for before, after in pairwise(parts)
-    ]
-    return [min(pause, share) for pause in pauses]
 
 
 # ------------------------------------------------------------------------------------------------------- the engine
@@ -219,7 +100,6 @@ class _Heard:
     """A word on the call's clock, with what is known of its surroundings."""
 
     word: Word
-    piece: Piece
     segment: Segment
     language: str
 
@@ -232,7 +112,7 @@ def _outcome(
     channels: ChannelSpec,
 ) -> Outcome:
     if isinstance(texts, Exception):
-        reason = f"{type(texts).__name__}: {' '.join(str(texts).split())}"
+        reason = f"{type(texts).__name__}: {' '.join(str(texts).split())}"[:300]
         return Failure(call_id=audio.call_id, uri=audio.uri, code="asr_error", stage=STAGE, reason=reason)
     by_channel: dict[int, list[_Heard]] = {}
     speech_by_language: Counter[str] = Counter()
@@ -262,25 +142,45 @@ def _outcome(
 
 
 def _place(packed: PackedWindow, text: WindowText, audio: CallAudio) -> Iterator[_Heard]:
-    """The window's words on the call's clock, each inside the piece it was said in, to the millisecond."""
+    """The window's words on the call's clock, each inside the sound of the piece it was said in."""
+    rate_hz = audio.sample_rate_hz
+    said: list[list[tuple[WindowWord, Segment]]] = [[] for _ in packed.pieces]
     index = 0
     for segment in text.segments:
         for word in segment.words:
-            index = max(index, _piece_of(word, packed.pieces, audio.sample_rate_hz))  # words do not go back
-            piece = packed.pieces[index]
+            index = max(index, _piece_of(word, packed.pieces, rate_hz))  # words do not go back
+            said[index].append((word, segment))
+    for piece, words in zip(packed.pieces, said, strict=True):
+        times_s = [_inside(word, piece, rate_hz) for word, _ in words]
+        for (word, segment), (start_s, end_s) in zip(words, _snapped(times_s, piece, rate_hz), strict=True):
             placed = Word(
                 text=word.text,
-                start_s=_call_time(word.start_s, piece, audio),
-                end_s=_call_time(word.end_s, piece, audio),
+                start_s=_call_time(start_s, piece, audio),
+                end_s=_call_time(end_s, piece, audio),
                 probability=word.probability,
             )
-            yield _Heard(word=placed, piece=piece, segment=segment, language=text.language)
+            yield _Heard(word=placed, segment=segment, language=text.language)
 
 
-def _call_time(window_s: float, piece: Piece, audio: CallAudio) -> float:
-    """A window's time, kept inside the piece, on the call's clock; whole milliseconds, whoever computes it."""
-    offset = min(max(window_s * audio.sample_rate_hz - piece.window_start, 0), piece.num_samples)
-    return round(min((piece.call_start + offset) / audio.sample_rate_hz, audio.duration_s), 3)
+def _inside(word: WindowWord, piece: Piece, rate_hz: int) -> tuple[float, float]:
+    """A word's times from its piece's start, in seconds, kept where there is sound."""
+    low_s, high_s, offset_s = (at / rate_hz for at in (piece.sound_start, piece.sound_end, piece.window_start))
+    return min(max(word.start_s - offset_s, low_s), high_s), min(max(word.end_s - offset_s, low_s), high_s)
+
+
+def _snapped(times_s: list[tuple[float, float]], piece: Piece, rate_hz: int) -> list[tuple[float, float]]:
+    """The words' times, the first and the last edge moved to the sound's."""
+    low_s, high_s = piece.sound_start / rate_hz, piece.sound_end / rate_hz
+    if times_s and times_s[0][0] - low_s <= MAX_SNAP_S:
+        times_s = [(low_s, times_s[0][1]), *times_s[1:]]
+    if times_s and high_s - times_s[-1][1] <= MAX_SNAP_S:
+        times_s = [*times_s[:-1], (times_s[-1][0], high_s)]
+    return times_s
+
+
+def _call_time(piece_s: float, piece: Piece, audio: CallAudio) -> float:
+    """Seconds from a piece's start on the call's clock; whole milliseconds, whoever computes it."""
+    return round(min(piece.call_start / audio.sample_rate_hz + piece_s, audio.duration_s), 3)
 
 
 def _piece_of(word: WindowWord, pieces: Sequence[Piece], rate_hz: int) -> int:
@@ -300,9 +200,8 @@ def _cut(words: Sequence[_Heard]) -> Iterator[list[_Heard]]:
         return
     group = [words[0]]
     for before, after in pairwise(words):
-        pause_s = after.word.start_s - before.word.end_s
-        sentence_ends = before.word.text.endswith(_SENTENCE_ENDS)
-        if pause_s >= MIN_PAUSE_S or (sentence_ends and after.piece != before.piece):
+        min_pause_s = MIN_SENTENCE_PAUSE_S if before.word.text.endswith(_SENTENCE_ENDS) else MIN_PAUSE_S
+        if after.word.start_s - before.word.end_s >= min_pause_s:
             yield group
             group = []
         group.append(after)

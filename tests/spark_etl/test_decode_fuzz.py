@@ -85,7 +85,9 @@ def test_a_spoilt_recording_is_audio_or_a_failure(decoder, data):
         assert 0 < sum(block.pcm.shape[1] for block in blocks) <= MAX_S * blocks[0].sample_rate_hz
     else:
         assert failure.reason
-        assert failure.code in {"empty", "unreadable", "truncated", "unsupported_codec", "too_long"}, "no crash, no hang"
+        assert failure.code in {"empty", "unreadable", "truncated", "unsupported_codec", "too_long"}, (
+            "no crash, no hang"
+        )
 
 
 def test_the_decoder_still_works_after_all_that(decoder):

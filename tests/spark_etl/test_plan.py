@@ -199,9 +199,7 @@ class TestRetry:
         assert plan.partitions[0].partition_id not in {p.partition_id for p in first.partitions}
 
 
-calls = st.lists(
-    st.tuples(st.floats(0.1, 20_000), st.integers(0, 10**9)), min_size=1, max_size=120
-).map(
+calls = st.lists(st.tuples(st.floats(0.1, 20_000), st.integers(0, 10**9)), min_size=1, max_size=120).map(
     lambda sizes: [
         Call(call_id=f"c{i}", uri=f"/c{i}", source=f"/c{i}", size_bytes=n, version="1", expected_speech_s=s)
         for i, (s, n) in enumerate(sizes)

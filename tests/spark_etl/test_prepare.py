@@ -1,6 +1,5 @@
 """A partition's calls become one row each, in order: speech, or a failure that says why there is none."""
 
-
 import numpy as np
 import pytest
 

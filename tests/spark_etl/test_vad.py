@@ -109,5 +109,3 @@ def test_silence_around_speech_changes_little():
 def test_other_rates_are_refused():
     with pytest.raises(ValueError, match="44100"):
         speech_probabilities([noise(1.0)[0]], 44100)
-
-

@@ -101,7 +101,7 @@ def test_a_second_batch_joins_the_running_one(engine: Any) -> None:
         finished.append(name)
 
     busy_s = engine.stats()["busy_s"]
-    long = threading.Thread(target=ask, args=("long", 200))
+    long = threading.Thread(target=ask, args=("long", 40))
     long.start()
     while engine.stats()["busy_s"] == busy_s:  # until the long one has been stepped
         time.sleep(0.005)
@@ -128,7 +128,7 @@ def test_tokens_are_counted_in_the_models_own_vocabulary(engine: Any) -> None:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (prompt("word " * 2030), "do not fit the context of 2048"),
+        (prompt("word " * 2000), "do not fit the context of 2048"),
         (prompt("word " * 3000), "maximum context length is 2048"),
         (prompt("Answer.", {"type": "string", "pattern": "("}), "[Rr]egex"),
     ],

@@ -1,10 +1,12 @@
 """Prompt files: found, checked, rendered in one pass, and never changed once released."""
 
+from pathlib import Path
 
 import pytest
 
 from ray_jobs import prompts
 from ray_jobs.errors import SpecError
+from ray_jobs.prompts.__main__ import main
 
 RELEASED = {
     "condense/v1": "657026a8178c982b",
@@ -70,3 +72,61 @@ def test_a_transcript_cannot_bring_variables_of_its_own() -> None:
         transcript="say {{labels}} {{transcript}} \\1", labels=("yes", "no")
     )
     assert "say {{labels}} {{transcript}} \\1" in rendered.user
+
+
+# ------------------------------------------------------------------------------------------ python -m ray_jobs.prompts
+
+
+@pytest.fixture
+def two_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """mine/v2 and mine/v10, in a folder of their own."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "v2.yaml").write_text(FILE)
+    (tmp_path / "mine" / "v10.yaml").write_text(FILE.replace("Be brief.", "Be kind."))
+    monkeypatch.setattr(prompts, "_FOLDER", tmp_path)
+
+
+@pytest.mark.usefixtures("two_versions")
+def test_list_names_every_version_by_number(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["list"])
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["mine/v2", "mine/v10"]
+
+
+@pytest.mark.usefixtures("two_versions")
+def test_show_prints_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["show", "mine/v2"])
+    assert capsys.readouterr().out == FILE
+
+
+@pytest.mark.usefixtures("two_versions")
+def test_diff_shows_what_changed(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["diff", "mine/v2", "mine/v10"])
+    shown = capsys.readouterr().out
+    assert "-system: Be brief." in shown
+    assert "+system: Be kind." in shown
+    main(["diff", "mine/v2", "mine/v2"])
+    assert capsys.readouterr().out == "no difference\n"
+
+
+def test_test_prints_what_the_model_would_be_sent(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "call.txt").write_text("agent: Hello there.")
+    main(["test", "disposition/v1", "--labels", "yes, no", "--transcript", str(tmp_path / "call.txt")])
+    shown = capsys.readouterr().out
+    assert "agent: Hello there." in shown
+    assert "Choose one of: yes, no." in shown
+    assert '"enum": [\n        "yes",\n        "no"' in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "mood/v1"], "error: no prompt mood/v1; there are"),
+        (["test", "disposition/v1"], "error: prompt disposition/v1 chooses among labels; pass --labels"),
+        (["test", "summary/v1", "--transcript", "/nowhere"], "error: --transcript /nowhere: cannot be read"),
+    ],
+)
+def test_mistakes_end_in_one_line(arguments: list[str], message: str) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(arguments)
+    assert str(raised.value.code).startswith(message)
+    assert "\n" not in str(raised.value.code)

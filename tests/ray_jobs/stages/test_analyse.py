@@ -70,6 +70,14 @@ def answers_in_turn(*texts: str) -> Callable[[Prompt], str]:
     return lambda prompt: next(rest)
 
 
+def released(monkeypatch: pytest.MonkeyPatch, folder: Path, version: str, content: str) -> None:
+    """Make `version` the only prompt there is."""
+    path = folder / f"{version}.yaml"
+    path.parent.mkdir()
+    path.write_text(content)
+    monkeypatch.setattr(prompts, "_FOLDER", folder)
+
+
 # ---------------------------------------------------------------------------------------------------------- the good
 
 
@@ -111,6 +119,13 @@ def test_tasks_share_everything_up_to_the_question_so_that_a_prefix_cache_can_se
     assert len(beginnings) == 1
 
 
+def test_an_insight_of_a_call_does_not_depend_on_its_neighbours_names() -> None:
+    call = transcript("a", "Hello.")
+    (alone,) = analyse([call], FakeLlm(good_answer), SUMMARY_ONLY)
+    beside = analyse([replace(call, call_id="0"), call], FakeLlm(good_answer), SUMMARY_ONLY)
+    assert beside[1] == alone
+
+
 # ----------------------------------------------------------------------------------------------------- redacted only
 
 
@@ -144,7 +159,6 @@ def test_a_broken_answer_is_asked_for_once_more_with_what_was_wrong() -> None:
     [
         ("", "not JSON"),
         ('{"summary": "cut', "not JSON"),
-        ('{"summary": NaN}', "NaN is not a number"),
         ("[" * 100_000, "not JSON"),
         ('{"summary": "\\ud800"}', "surrogates"),
         ('{"summary": 7}', "7 is not of type 'string'"),
@@ -159,6 +173,16 @@ def test_an_answer_that_stays_broken_fails_its_task_in_one_line(text: str, reaso
     assert reason in insight.error
     assert "\n" not in insight.error
     assert len(engine.batches) == 2
+
+
+@pytest.mark.parametrize("text", ["NaN", "-Infinity", "1e999"])
+def test_a_number_that_json_cannot_hold_is_not_stored(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released(monkeypatch, tmp_path, "score/v1", "{system: x, user: '{{transcript}}', schema: {type: number}}")
+    llm = LlmSpec(tasks=(TaskSpec(name="score", prompt="score/v1", max_tokens=10),))
+    (insight,) = analyse([transcript("a", "Hello.")], FakeLlm(lambda prompt: text), llm)
+    assert insight.error.startswith("it is not JSON: Out of range float")
 
 
 def test_a_failed_task_takes_no_other_task_with_it() -> None:
@@ -333,15 +357,6 @@ def test_a_task_that_cannot_be_asked_is_refused_in_one_line(task: TaskSpec, mess
 
 
 def test_a_prompt_whose_schema_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mood").mkdir()
-    (tmp_path / "mood" / "v1.yaml").write_text("{system: x, user: '{{transcript}}', schema: {type: objekt}}")
-    monkeypatch.setattr(prompts, "_FOLDER", tmp_path)
+    released(monkeypatch, tmp_path, "mood/v1", "{system: x, user: '{{transcript}}', schema: {type: objekt}}")
     with pytest.raises(SpecError, match=r"prompt mood/v1: schema is not a JSON schema: 'objekt'"):
         check_tasks(LlmSpec(tasks=(TaskSpec(name="mood", prompt="mood/v1"),)))
-
-
-def test_an_insight_of_a_call_does_not_depend_on_its_neighbours_names() -> None:
-    call = transcript("a", "Hello.")
-    (alone,) = analyse([call], FakeLlm(good_answer), SUMMARY_ONLY)
-    beside = analyse([replace(call, call_id="0"), call], FakeLlm(good_answer), SUMMARY_ONLY)
-    assert beside[1] == alone

@@ -3,7 +3,6 @@
 import json
 import wave
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,34 +18,13 @@ from ray_jobs.engines.load_asr import load_asr
 from ray_jobs.errors import ModelError
 from ray_jobs.records import CallAudio, Failure, Outcome, Span, Transcript
 from ray_jobs.spec import AsrSpec, ChannelSpec
-from ray_jobs.stages.transcribe import MAX_JOIN_S, MIN_JOIN_S, pack, transcribe
+from ray_jobs.stages.transcribe import transcribe
 from tests.ray_jobs.engines.fake_asr import GERMAN, POISON, FakeAsr
+from tests.ray_jobs.stages.spoken import RATE_HZ, a_call, a_word, calls
 
 SAMPLES = Path(__file__).parents[2] / "data" / "sample_calls"
-RATE_HZ = 100  # a clock of whole hundredths, and arrays small enough to try many
 
 _normalise = EnglishTextNormalizer()
-
-Spoken = tuple[int, float, Sequence[int]]
-"""A span: its channel, its start in seconds, its samples."""
-
-
-def a_call(*spoken: Spoken, call_id: str = "a", duration_s: float = 100.0, num_channels: int = 2) -> CallAudio:
-    spans = [Span(channel=c, start_sample=round(s * RATE_HZ), num_samples=len(samples)) for c, s, samples in spoken]
-    pcm = np.concatenate([np.asarray(samples, "<i2") for _, _, samples in spoken]) if spoken else np.zeros(0, "<i2")
-    return CallAudio(
-        call_id=call_id,
-        uri=f"{call_id}.wav",
-        duration_s=duration_s,
-        sample_rate_hz=RATE_HZ,
-        num_channels=num_channels,
-        spans=tuple(spans),
-        pcm=pcm.tobytes(),
-    )
-
-
-def a_word(number: int, length_s: float = 0.5) -> list[int]:
-    return [number] * round(length_s * RATE_HZ)
 
 
 def hear(engine: FakeAsr, *rows: CallAudio | Failure, language: str | None = "en") -> list[Outcome]:
@@ -58,51 +36,7 @@ def lines(outcome: Outcome) -> list[tuple[str, str, float, float]]:
     return [(u.role, u.text, u.start_s, u.end_s) for u in outcome.utterances]
 
 
-@st.composite
-def calls(draw: st.DrawFn) -> CallAudio:
-    """Up to two channels of spans in order, from one sample to longer than a window, each span one number."""
-    spoken: list[Spoken] = []
-    end = 0
-    for channel in range(draw(st.integers(1, 2))):
-        at = 0
-        for length in draw(st.lists(st.one_of(st.integers(1, 900), st.integers(1, 7000)), max_size=12)):
-            at += draw(st.integers(0, 400))
-            spoken.append((channel, at / RATE_HZ, [len(spoken) + 1] * length))
-            at += length
-        end = max(end, at)
-    return a_call(*spoken, duration_s=end / RATE_HZ)
-
-
-class TestPacking:
-    @settings(deadline=None)
-    @given(calls())
-    def test_every_sample_of_speech_is_in_exactly_one_window_and_knows_its_place(self, call: CallAudio) -> None:
-        track = np.zeros((2, round(call.duration_s * RATE_HZ)), np.int16)
-        for span, samples in call.iter_speech():
-            track[span.channel, span.start_sample : span.start_sample + span.num_samples] = samples
-        for packed in pack(call, "en"):
-            silence = packed.window.pcm.copy()
-            for piece in packed.pieces:
-                inside = slice(piece.window_start, piece.window_start + piece.num_samples)
-                source = track[packed.channel, piece.call_start : piece.call_start + piece.num_samples]
-                np.testing.assert_array_equal(packed.window.pcm[inside], source)
-                assert source.all(), "taken twice"
-                source[:] = 0
-                silence[inside] = 0
-            assert not silence.any()
-        assert not track.any(), "left out"
-
-    @settings(deadline=None)
-    @given(calls())
-    def test_windows_fit_the_engine_and_keep_spans_apart(self, call: CallAudio) -> None:
-        for packed in pack(call, "en"):
-            assert 0 < len(packed.window.pcm) <= MAX_WINDOW_S * RATE_HZ
-            for before, after in pairwise(packed.pieces):
-                assert after.call_start >= before.call_start + before.num_samples
-                pause = after.call_start - before.call_start - before.num_samples
-                join = after.window_start - before.window_start - before.num_samples
-                assert min(pause, round(MIN_JOIN_S * RATE_HZ)) <= join <= min(pause, round(MAX_JOIN_S * RATE_HZ))
-
+class TestWords:
     def test_speech_of_ten_calls_never_shares_a_window(self) -> None:
         engine = FakeAsr()
         outcomes = hear(engine, *(a_call((0, 1.0, a_word(n + 1)), call_id=str(n)) for n in range(10)))
@@ -110,8 +44,6 @@ class TestPacking:
         assert [lines(outcome)[0][1] for outcome in outcomes] == [f"w{n + 1}" for n in range(10)]
         assert engine.num_batches == 1
 
-
-class TestWords:
     @settings(deadline=None)
     @given(calls())
     def test_come_back_at_the_time_they_were_said(self, call: CallAudio) -> None:
@@ -167,11 +99,11 @@ VOCABULARY = {1: "Hello", 2: "there.", 3: "Bye."}
 
 class TestUtterances:
     def test_go_on_over_a_short_break_in_mid_sentence(self) -> None:
-        call = a_call((0, 1.0, a_word(1)), (0, 1.7, a_word(2)))
-        assert lines(*hear(FakeAsr(VOCABULARY), call)) == [("agent", "Hello there.", 1.0, 2.2)]
+        call = a_call((0, 1.0, a_word(1)), (0, 1.8, a_word(2)))
+        assert lines(*hear(FakeAsr(VOCABULARY), call)) == [("agent", "Hello there.", 1.0, 2.3)]
 
-    def test_end_where_a_sentence_ends_with_its_span(self) -> None:
-        call = a_call((0, 1.0, a_word(2)), (0, 1.7, a_word(3)))
+    def test_end_where_a_short_pause_ends_a_sentence(self) -> None:
+        call = a_call((0, 1.0, a_word(2)), (0, 1.8, a_word(3)))
         assert [text for _, text, _, _ in lines(*hear(FakeAsr(VOCABULARY), call))] == ["there.", "Bye."]
 
     def test_end_at_a_long_pause_inside_a_span(self) -> None:

@@ -1,0 +1,403 @@
+"""What audio ETL costs per core: `python -m benchmarks.etl [--calls N] [--rounds N]`.
+
+Stereo G.711 calls, half of each channel silence (the sample calls strung together in seeded orders), go from bytes in
+memory to speech; fetching is left out, and so is Spark's own share. In the same run, in turn, the peers' way does the
+same: soundfile, torchaudio's resampling to 16 kHz, and Silero VAD stream by stream with our spec's settings, once with
+the package's usual streaming model and once with its sequence model, which is its fastest (the `peer` of the ratio).
+
+ours, peer         call-seconds per core-second: CPU time of all processes, median over rounds
+frame_f1           agreement with per-stream Silero on its 32 ms chunks at the threshold, lowest over corpora
+frame_f1_spans     the same for what is kept in the end, after padding and merging
+turns              share of the sample calls' turns that is kept (recall), and of the rest (extra), ours and peer's
+cross_talk         each party bleeds into the other's channel: share of that bleed that is kept, and of one's own speech
+                   while both talk (of what is kept of it without bleed)
+peak_memory_mib    of a fresh process, against the minutes of calls in its partition
+
+Needs soundfile and silero-vad. CALLMILL_SPEECH_DATA adds a folder of real recordings to the agreement.
+"""
+
+import argparse
+import csv
+import json
+import os
+import random
+import resource
+import statistics
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from multiprocessing import get_context
+from pathlib import Path
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from ray_jobs.records import Call, CallAudio
+from ray_jobs.spec import EtlSpec
+from spark_etl.decode import Samples
+from spark_etl.helper import Decoder
+from spark_etl.prepare import prepare_partition
+from spark_etl.vad import CHUNK_S, speech_probabilities
+
+SAMPLES = Path(__file__).parents[1] / "tests" / "data" / "sample_calls"
+STEREO = (
+    "01_billing_dispute",
+    "02_card_payment",
+    "03_internet_outage",
+    "04_appointment",
+    "05_cancellation",
+    "08_tech_support",
+)
+ETL = EtlSpec()
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """Decoded audio and, where they are known, its turns as (channel, start_s, end_s)."""
+
+    name: str
+    sample_rate_hz: int
+    pcm: Samples
+    turns: tuple[tuple[int, float, float], ...] = ()
+
+    @property
+    def num_chunks(self) -> int:
+        return int(self.pcm.shape[1] / self.sample_rate_hz / CHUNK_S)
+
+
+# ------------------------------------------------------------------------------------------------------------ audio
+
+
+def sample_calls() -> Iterator[Recording]:
+    for path in sorted(SAMPLES.glob("0*.json")):
+        document = json.loads(path.read_text())
+        turns = tuple((turn["channel"], turn["start_s"], turn["end_s"]) for turn in document["turns"])
+        yield _decoded(SAMPLES / document["file"], turns)
+
+
+def speech_data(folder: Path) -> Iterator[Recording]:
+    """The recordings of a manifest.tsv that are at least 2 s long, and the stereo calls beside it."""
+    with (folder / "manifest.tsv").open() as manifest:
+        for row in csv.DictReader(manifest, delimiter="\t"):
+            if float(row["duration_s"]) >= 2:
+                yield _decoded(folder / row["file"])
+
+
+def _decoded(path: Path, turns: tuple[tuple[int, float, float], ...] = ()) -> Recording:
+    with Decoder(max_s=3600, timeout_s=60) as decoder:
+        blocks = list(decoder.decode(path.read_bytes()))
+    pcm = np.concatenate([block.pcm for block in blocks], axis=1)
+    return Recording(name=path.stem, sample_rate_hz=blocks[0].sample_rate_hz, pcm=pcm, turns=turns)
+
+
+def telephone_calls(num_calls: int) -> tuple[list[bytes], float, float]:
+    """mu-law stereo WAV files, the sample calls in seeded orders; their seconds; the silent share of a channel."""
+    parts = [_at_8khz(call) for call in sample_calls() if call.name in STEREO]
+    shuffle = random.Random(0)
+    files = [
+        _mu_law_wav(np.concatenate(shuffle.sample([pcm for pcm, _ in parts], len(parts)), axis=1))
+        for _ in range(num_calls)
+    ]
+    call_s = sum(pcm.shape[1] for pcm, _ in parts) / 8000
+    spoken_s = sum(end - start for _, turns in parts for _, start, end in turns)
+    return files, call_s * num_calls, 1 - spoken_s / (2 * call_s)
+
+
+def _at_8khz(call: Recording) -> tuple[Samples, tuple[tuple[int, float, float], ...]]:
+    if call.sample_rate_hz == 8000:
+        return call.pcm, call.turns
+    resampler = av.AudioResampler(format="s16p", layout="stereo", rate=8000)
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(call.pcm), format="s16p", layout="stereo")
+    frame.sample_rate = call.sample_rate_hz
+    return np.concatenate(
+        [f.to_ndarray() for f in (*resampler.resample(frame), *resampler.resample(None))], axis=1
+    ), call.turns
+
+
+def _mu_law_wav(pcm: Samples) -> bytes:
+    file = BytesIO()
+    with av.open(file, "w", format="wav") as container:
+        stream = container.add_stream("pcm_mulaw", rate=8000, layout="stereo")
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(pcm.T).reshape(1, -1), format="s16", layout="stereo")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return file.getvalue()
+
+
+# ------------------------------------------------------------------------------------------------------------- ways
+
+
+def ours(files: Sequence[bytes]) -> list[CallAudio]:
+    calls = [
+        Call(call_id=str(i), uri=str(i), source=str(i), size_bytes=len(data), version="", expected_speech_s=0)
+        for i, data in enumerate(files)
+    ]
+    rows = prepare_partition(calls, ETL, lambda call: files[int(call.call_id)])
+    return [row for row in rows if isinstance(row, CallAudio)]
+
+
+class Peer:
+    """Per-stream Silero VAD from the silero-vad package, fed as its own loader feeds it."""
+
+    def __init__(self, *, sequence: bool) -> None:
+        import silero_vad
+        import torch
+
+        torch.set_num_threads(1)
+        self._model = silero_vad.load_silero_vad(onnx=True)
+        self._timestamps = silero_vad.get_speech_timestamps
+        self._sequence = None
+        if sequence:
+            from silero_vad.sequence_vad import SileroVADSequence
+            from silero_vad.utils_vad import get_speech_timestamps_from_probs
+
+            self._from_probabilities = get_speech_timestamps_from_probs
+            self._sequence = SileroVADSequence(
+                Path(silero_vad.__file__).parent / "data" / "silero_vad_16k_sequence.onnx"
+            )
+
+    def __call__(self, files: Sequence[bytes]) -> list[list[list[dict[str, int]]]]:
+        """For each file and channel its spans in samples at 16 kHz."""
+        import soundfile
+
+        found = []
+        for data in files:
+            pcm, rate = soundfile.read(BytesIO(data), dtype="float32", always_2d=True)
+            found.append([self.spans(channel) for channel in _at_16khz(pcm.T, rate)])
+        return found
+
+    def spans(self, channel: npt.NDArray[np.float32]) -> list[dict[str, int]]:
+        settings = {
+            "threshold": ETL.vad.threshold,
+            "min_speech_duration_ms": ETL.vad.min_speech_ms,
+            "max_speech_duration_s": ETL.vad.max_speech_s,
+            "min_silence_duration_ms": ETL.vad.min_silence_ms,
+            "speech_pad_ms": ETL.vad.pad_ms,
+        }
+        if self._sequence is None:
+            return list(self._timestamps(channel, self._model, **settings))
+        values = self.probabilities(channel).tolist()
+        return list(self._from_probabilities(values, audio_length_samples=len(channel), **settings))
+
+    def probabilities(self, channel: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        assert self._sequence is not None
+        probabilities: npt.NDArray[np.float32] = self._sequence.audio_forward(channel)
+        return probabilities
+
+
+def _at_16khz(pcm: npt.NDArray[np.float32], rate: int) -> npt.NDArray[np.float32]:
+    import torch
+    import torchaudio
+
+    wide = np.ascontiguousarray(pcm)
+    if rate != 16000:
+        wide = torchaudio.functional.resample(torch.from_numpy(wide), rate, 16000).numpy()
+    return wide
+
+
+def _wide(recording: Recording) -> npt.NDArray[np.float32]:
+    """What the peer's loader makes of a recording: float32 in [-1, 1), shape (num_channels, num_samples), 16 kHz."""
+    return _at_16khz(recording.pcm.astype(np.float32) * np.float32(1 / 32768), recording.sample_rate_hz)
+
+
+def peak_memory_mib(num_calls: int) -> float:
+    """What a fresh process that prepares a partition of so many calls needs at its height, the calls included."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_peak_memory_mib, num_calls).result()
+
+
+def _peak_memory_mib(num_calls: int) -> float:
+    ours(telephone_calls(num_calls)[0])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def call_seconds_per_core_second(
+    way: Callable[[Sequence[bytes]], object], files: Sequence[bytes], call_s: float
+) -> float:
+    before = _cpu_s()
+    way(files)
+    return call_s / (_cpu_s() - before)
+
+
+def _cpu_s() -> float:
+    """CPU seconds of this process and of those it started and saw end."""
+    return sum(os.times()[:4])
+
+
+# ---------------------------------------------------------------------------------------------------------- agreement
+
+
+def agreement(recordings: Sequence[Recording], peer: Peer) -> tuple[float, float]:
+    """Frame F1 of ours against the peer: of probabilities at the threshold, and of the spans kept."""
+    frames, kept = np.zeros(3), np.zeros(3)
+    for recording in recordings:
+        wide = _wide(recording)
+        values = speech_probabilities(list(recording.pcm), recording.sample_rate_hz)
+        spans = our_masks(recording)
+        for channel, samples in enumerate(wide):
+            theirs = peer.probabilities(samples)
+            length = min(len(theirs), len(values[channel]))
+            frames += _matches(values[channel][:length] >= ETL.vad.threshold, theirs[:length] >= ETL.vad.threshold)
+            kept += _matches(
+                spans[channel], _mask(((s["start"], s["end"]) for s in peer.spans(samples)), 16000, recording)
+            )
+    return _f1(frames), _f1(kept)
+
+
+def _matches(one: Mask, other: Mask) -> npt.NDArray[np.float64]:
+    return np.array([np.sum(one & other), np.sum(one), np.sum(other)], np.float64)
+
+
+def _f1(counts: npt.NDArray[np.float64]) -> float:
+    return float(2 * counts[0] / (counts[1] + counts[2])) if counts[1] + counts[2] else 1.0
+
+
+def our_masks(recording: Recording) -> list[Mask]:
+    """What the product keeps of a recording, per channel, in chunks."""
+    data = _pcm_wav(recording)
+    rows = ours([data])
+    spans = rows[0].spans if rows else ()
+    return [
+        _mask(
+            ((s.start_sample, s.start_sample + s.num_samples) for s in spans if s.channel == channel),
+            recording.sample_rate_hz,
+            recording,
+        )
+        for channel in range(len(recording.pcm))
+    ]
+
+
+def _pcm_wav(recording: Recording) -> bytes:
+    import wave
+
+    file = BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setnchannels(len(recording.pcm))
+        out.setsampwidth(2)
+        out.setframerate(recording.sample_rate_hz)
+        out.writeframes(recording.pcm.T.tobytes())
+    return file.getvalue()
+
+
+def _mask(spans: Iterator[tuple[int, int]], rate: int, recording: Recording) -> Mask:
+    mask = np.zeros(recording.num_chunks, np.bool_)
+    for start, end in spans:
+        mask[round(start / rate / CHUNK_S) : round(end / rate / CHUNK_S)] = True
+    return mask
+
+
+def turn_masks(recording: Recording, margin_s: float = 0.0) -> list[Mask]:
+    turns = [(c if len(recording.pcm) > 1 else 0, start, end) for c, start, end in recording.turns]
+    return [
+        _mask(
+            (
+                (round((start - margin_s) * 1000), round((end + margin_s) * 1000))
+                for c, start, end in turns
+                if c == channel
+            ),
+            1000,
+            recording,
+        )
+        for channel in range(len(recording.pcm))
+    ]
+
+
+def against_turns(recordings: Sequence[Recording], peer: Peer) -> dict[str, dict[str, float]]:
+    """How much of the turns is kept, and how much else, as shares of the turns' time and of the rest."""
+    counts = {"ours": np.zeros(4), "peer": np.zeros(4)}
+    for recording in recordings:
+        wide = _wide(recording)
+        theirs = [_mask(((s["start"], s["end"]) for s in peer.spans(samples)), 16000, recording) for samples in wide]
+        for name, masks in (("ours", our_masks(recording)), ("peer", theirs)):
+            for mask, turns in zip(masks, turn_masks(recording), strict=True):
+                counts[name] += np.sum(mask & turns), np.sum(turns), np.sum(mask & ~turns), np.sum(~turns)
+    return {name: {"recall": c[0] / c[1], "extra": c[2] / c[3]} for name, c in counts.items()}
+
+
+def cross_talk(recordings: Sequence[Recording]) -> dict[str, dict[str, float]]:
+    """Bleed of either party into the other at -15 and -23 dB: what of it is kept, and what of true overlap."""
+    stereo = [recording for recording in recordings if len(recording.pcm) == 2]
+    results = {}
+    for gain_db in (-15, -23):
+        bleed, overlap, clean_overlap = np.zeros(2), 0, 0
+        for recording in stereo:
+            clean = recording.pcm.astype(np.float64)
+            mixed = (clean + clean[::-1] * 10 ** (gain_db / 20)).clip(-32768, 32767).astype(np.int16)
+            with_bleed = our_masks(Recording(name="", sample_rate_hz=recording.sample_rate_hz, pcm=mixed))
+            without = our_masks(recording)
+            turns, near = turn_masks(recording), turn_masks(recording, margin_s=0.3)
+            for own, other in ((0, 1), (1, 0)):
+                only_other = turns[other] & ~near[own]
+                bleed += np.sum(with_bleed[own] & only_other), np.sum(only_other)
+                both = turns[own] & turns[other] & without[own]
+                overlap += int(np.sum(with_bleed[own] & both))
+                clean_overlap += int(np.sum(both))
+        results[f"{gain_db} dB"] = {"bleed_kept": bleed[0] / bleed[1], "overlap_kept": overlap / clean_overlap}
+    return results
+
+
+# --------------------------------------------------------------------------------------------------------------- main
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Call-seconds of audio ETL per core-second, beside per-stream Silero.")
+    parser.add_argument("--calls", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    try:
+        streaming, sequence = Peer(sequence=False), Peer(sequence=True)
+        import soundfile  # noqa: F401
+    except ImportError as error:
+        sys.exit(f"the peer is missing: {error.name}; pip install soundfile silero-vad")
+
+    files, call_s, silent = telephone_calls(arguments.calls)
+    print(f"{len(files)} stereo mu-law calls, {call_s / 60:.0f} minutes, {silent:.0%} of a channel silent", flush=True)
+    ways: dict[str, Callable[[Sequence[bytes]], object]] = {"ours": ours, "sequence": sequence, "streaming": streaming}
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for way in ways.values():
+        way(files[:1])  # weights and code are loaded
+    for _ in range(arguments.rounds):
+        for name, way in ways.items():
+            rates[name].append(call_seconds_per_core_second(way, files, call_s))
+        print("  ".join(f"{name} {values[-1]:,.0f}" for name, values in rates.items()), flush=True)
+
+    samples = list(sample_calls())
+    corpora = {"sample_calls": samples}
+    if folder := os.environ.get("CALLMILL_SPEECH_DATA"):
+        corpora["speech_data"] = list(speech_data(Path(folder)))
+    agreements = {name: agreement(recordings, sequence) for name, recordings in corpora.items()}
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    result = {
+        "benchmark": "etl",
+        "ours": medians["ours"],
+        "peer": medians["sequence"],
+        "ratio": medians["ours"] / medians["sequence"],
+        "unit": "call-seconds per core-second",
+        "peer_streaming": medians["streaming"],
+        "ratio_streaming": medians["ours"] / medians["streaming"],
+        "frame_f1": min(frames for frames, _ in agreements.values()),
+        "frame_f1_spans": min(kept for _, kept in agreements.values()),
+        "agreement": {name: {"frames": frames, "spans": kept} for name, (frames, kept) in agreements.items()},
+        "turns": against_turns(samples, sequence),
+        "cross_talk": cross_talk(samples),
+        "silent_share": silent,
+        "call_s": call_s,
+        "peak_memory_mib": {f"{call_s / len(files) * n / 60:.0f} min": peak_memory_mib(n) for n in (1, 12, 48)},
+        "num_rounds": arguments.rounds,
+    }
+    print(json.dumps(_rounded(result)))
+
+
+def _rounded(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""What our engine costs over bare vLLM: `python -m benchmarks.llm [--rounds N] [--max-tokens N]`.
+
+The summary prompts of the sample calls' reference texts go through `VllmLocal.generate` and through
+`vllm.LLM.chat`, in turn, with the same engine arguments, sampling and threads. Each round puts its number before the
+transcripts, so that no round is served from the prefix cache of the one before; the order changes with every round.
+
+ours, peer      completion tokens per second, median over rounds
+ratio           median over rounds of ours / peer in the same round
+load_s          seconds until our engine was ready, the import of vLLM included
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray_jobs import prompts
+from ray_jobs.engines import weights
+from ray_jobs.engines.llm import Message, Prompt
+from ray_jobs.engines.vllm_local import VllmLocal, engine_arguments
+from ray_jobs.spec import LlmSpec
+
+SAMPLES = Path(__file__).parents[1] / "tests" / "data" / "sample_calls"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--max-tokens", type=int, default=48)
+    parsed = parser.parse_args()
+    spec = LlmSpec(context_tokens=2048, kv_cache_gib=0.5)
+    ours = VllmLocal(spec)
+    peer = load_peer(spec)
+    engines: dict[str, Callable[[Sequence[Prompt]], int]] = {
+        "ours": lambda batch: sum(completion.completion_tokens for completion in ours.generate(batch)),
+        "peer": lambda batch: chat(peer, batch),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in engines}
+    for number in range(parsed.rounds + 1):  # the first warms up
+        batch = batch_of(f"round {number}", parsed.max_tokens)
+        for name in list(engines)[:: 1 if number % 2 else -1]:
+            began = time.perf_counter()
+            num_tokens = engines[name](batch)
+            seconds = time.perf_counter() - began
+            if number:
+                rates[name].append(num_tokens / seconds)
+                print(f"round {number}  {name}  {num_tokens} tokens  {num_tokens / seconds:.1f} tokens/s", flush=True)
+    ratios = [a / b for a, b in zip(rates["ours"], rates["peer"], strict=True)]
+    result = {
+        "benchmark": "llm",
+        "ours": round(statistics.median(rates["ours"]), 1),
+        "peer": round(statistics.median(rates["peer"]), 1),
+        "ratio": round(statistics.median(ratios), 3),
+        "unit": "completion tokens/s",
+        "model": spec.model,
+        "num_prompts": len(batch_of("", 1)),
+        "rounds": parsed.rounds,
+        "load_s": round(ours.stats()["load_s"], 1),
+    }
+    ours.close()
+    print(json.dumps(result))
+
+
+def batch_of(label: str, max_tokens: int) -> list[Prompt]:
+    """One summary prompt per sample call."""
+    file = prompts.load("summary/v1")
+    batch = []
+    for path in sorted(SAMPLES.glob("*.json")):
+        turns = json.loads(path.read_text())["turns"]
+        dialogue = "\n".join(f"{turn['speaker']}: {turn['text']}" for turn in turns)
+        rendered = file.render(transcript=f"{label}\n{dialogue}")
+        messages = (Message(role="system", content=rendered.system), Message(role="user", content=rendered.user))
+        batch.append(Prompt(messages=messages, max_tokens=max_tokens, schema=rendered.schema))
+    return batch
+
+
+def load_peer(spec: LlmSpec) -> Any:
+    from vllm import LLM
+
+    return LLM(**engine_arguments(spec, weights.resolve(spec.model, "vllm_local"), on_cpu=on_cpu()))
+
+
+def on_cpu() -> bool:
+    from vllm.platforms import current_platform
+
+    return bool(current_platform.is_cpu())
+
+
+def chat(peer: Any, batch: Sequence[Prompt]) -> int:
+    from vllm import SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
+
+    outputs = peer.chat(
+        [[{"role": message.role, "content": message.content} for message in prompt.messages] for prompt in batch],
+        [
+            SamplingParams(
+                temperature=0.0,
+                max_tokens=prompt.max_tokens,
+                structured_outputs=StructuredOutputsParams(json=dict(prompt.schema or {})),
+            )
+            for prompt in batch
+        ],
+        use_tqdm=False,
+    )
+    return sum(len(output.outputs[0].token_ids) for output in outputs)
+
+
+if __name__ == "__main__":
+    main()

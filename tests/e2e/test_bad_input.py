@@ -1,0 +1,136 @@
+"""Whatever lies in the input folder ends as an outcome or as one line that names it; no run is lost to it."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from ray_jobs.ledger import Ledger
+from ray_jobs.spec import load_spec
+from spark_etl.plan import make_plan, persist
+from tests.e2e.runs import SAMPLES, call_ids, read_table, report, run_job, write_spec
+
+pytestmark = pytest.mark.integration
+
+NO_LLM = {"engine": "none"}
+
+
+def encode(path: Path, samples: np.ndarray, rate_hz: int, layout: str) -> None:
+    """16-bit WAV of samples, int16, shape (num_samples, num_channels)."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=rate_hz, layout=layout)
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.reshape(1, -1)), format="s16", layout=layout)
+        frame.rate = rate_hz
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+@pytest.fixture(scope="module")
+def bad_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bad")
+    voicemail = (SAMPLES / "06_voicemail.wav").read_bytes()
+    (folder / "good.wav").write_bytes(voicemail)  # one of its channels is silent
+    (folder / "zero.wav").write_bytes(b"")
+    (folder / "text.wav").write_text("this is not audio\n" * 50)
+    (folder / "truncated.wav").write_bytes(voicemail[:9_000])
+    lying = bytearray(voicemail)
+    lying[40:44] = (0x7FFFFFFF).to_bytes(4, "little")
+    (folder / "lying.wav").write_bytes(bytes(lying))
+    rng = np.random.default_rng(1)
+    encode(folder / "hush.wav", rng.integers(-3, 4, (80_000, 1)).astype(np.int16), 8_000, "mono")
+    encode(folder / "six.wav", rng.integers(-3, 4, (96_000, 6)).astype(np.int16), 48_000, "5.1")
+    (folder / "gone.wav").write_bytes(voicemail)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def outcome(bad_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, str, Path]:
+    """One run over the folder; gone.wav is deleted after it was planned."""
+    work = tmp_path_factory.mktemp("work")
+    output = work / "out"
+    path = write_spec(work, input={"uri": str(bad_folder)}, output={"uri": str(output)}, llm=NO_LLM)
+    spec = load_spec(path)
+    ledger = Ledger(spec.output.uri)
+    persist(make_plan(spec, ledger), ledger)
+    (bad_folder / "gone.wav").unlink()
+    code, text = run_job("--spec", path)
+    return code, text, output
+
+
+def test_the_run_succeeds_and_every_call_is_accounted_for(outcome: tuple[int, str, Path]) -> None:
+    code, text, output = outcome
+    assert code == 0, text
+    found = report(output)
+    assert found["accounted"]
+    assert (found["num_calls"], found["num_ok"] + found["num_failed"]) == (8, 8)
+
+
+def test_each_bad_file_fails_for_its_own_reason(outcome: tuple[int, str, Path]) -> None:
+    rows = read_table(outcome[2], "failures").to_pylist()
+    codes = {row["call_id"]: row["code"] for row in rows}
+    assert codes == {
+        "zero": "empty",
+        "text": "unreadable",
+        "truncated": "truncated",
+        "hush": "no_speech",
+        "six": "no_speech",
+        "gone": "vanished",
+    }
+    assert all(row["stage"] == "etl" and row["reason"] for row in rows)
+
+
+def test_the_good_calls_are_transcribed_all_the_same(outcome: tuple[int, str, Path]) -> None:
+    assert call_ids(outcome[2], "transcripts") == ["good", "lying"]
+
+
+def test_no_traceback_reaches_the_user(outcome: tuple[int, str, Path]) -> None:
+    assert "Traceback" not in outcome[1]
+
+
+class TestRefusedBeforeAnythingStarts:
+    """Seconds, one line, exit code 2 for a wrong spec and 1 for what cannot go on."""
+
+    def refused(self, *arguments: object) -> tuple[int, str]:
+        code, text = run_job(*arguments, timeout_s=60)
+        assert "Traceback" not in text
+        assert len(text.strip().splitlines()) == 1, text
+        return code, text
+
+    def test_an_empty_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "in").mkdir()
+        code, text = self.refused("--input", tmp_path / "in", "--output", tmp_path / "out")
+        assert code == 2
+        assert "there is nothing there" in text
+
+    def test_a_folder_without_audio(self, tmp_path: Path) -> None:
+        (tmp_path / "in").mkdir()
+        (tmp_path / "in" / "readme.txt").write_text("hello")
+        code, text = self.refused("--input", tmp_path / "in", "--output", tmp_path / "out")
+        assert code == 2
+        assert "none of its 1 files is selected" in text
+
+    def test_a_spec_with_a_typo(self, tmp_path: Path) -> None:
+        path = write_spec(tmp_path, input={"uri": str(SAMPLES)}, asr={"modle": "whisper-base"})
+        code, text = self.refused("--spec", path)
+        assert code == 2
+        assert "unknown key asr.modle; did you mean model?" in text
+
+    def test_a_model_path_that_is_not_there(self, tmp_path: Path) -> None:
+        path = write_spec(tmp_path, input={"uri": str(SAMPLES)}, asr={"model": str(tmp_path / "weights")})
+        code, text = self.refused("--spec", path, "--output", tmp_path / "out")
+        assert code == 1
+        assert str(tmp_path / "weights") in text
+        assert not (tmp_path / "out").exists()
+
+    def test_an_output_that_cannot_be_written(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("in the way")
+        code, text = self.refused("--input", SAMPLES, "--output", tmp_path / "file" / "out")
+        assert code == 1
+        assert "cannot be written" in text
+
+    def test_a_dry_run_prints_the_plan_and_touches_nothing(self, tmp_path: Path) -> None:
+        code, text = run_job("--input", SAMPLES, "--output", tmp_path / "out", "--dry-run", timeout_s=60)
+        assert code == 0
+        assert "calls      8, of which 0 are done and 8 to do" in text
+        assert not (tmp_path / "out").exists()

@@ -1,0 +1,355 @@
+"""The endpoint engine against a real HTTP server that answers, stalls, drops and lies as told."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from ray_jobs.engines import weights
+from ray_jobs.engines.llm import Message, Prompt
+from ray_jobs.engines.openai_endpoint import EndpointSpec, OpenAiEndpoint
+from ray_jobs.errors import FatalError, RetryableError, SpecError
+
+SCHEMA = {"type": "object", "properties": {"summary": {"type": "string"}}}
+
+Fault = Callable[["Handler"], None]
+
+
+class Server(ThreadingHTTPServer):
+    """Plays one fault of `script` per request, then echoes each prompt."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.script: list[Fault] = []
+        self.seen: list[dict[str, Any]] = []
+        self.headers_seen: list[dict[str, str]] = []
+        self.lock = threading.Lock()
+        self.num_in_flight = 0
+        self.max_in_flight = 0
+        self.over = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that hang up are part of the play."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.server.lock:
+            self.server.seen.append({"path": self.path, **body})
+            self.server.headers_seen.append(dict(self.headers))
+            self.server.num_in_flight += 1
+            self.server.max_in_flight = max(self.server.max_in_flight, self.server.num_in_flight)
+            fault = self.server.script.pop(0) if self.server.script else echo
+        self.text = body["messages"][-1]["content"]
+        try:
+            fault(self)
+        finally:
+            with self.server.lock:
+                self.server.num_in_flight -= 1
+
+    def reply(self, status: int, content: str, content_type: str = "application/json", **headers: str) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Type": content_type, "Content-Length": str(len(content)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(content.encode())
+
+    def log_message(self, *_: Any) -> None:
+        """Quiet."""
+
+
+def completion(text: str | None, finish_reason: str = "stop") -> str:
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish_reason}
+    return json.dumps({"choices": [choice], "usage": {"prompt_tokens": 10, "completion_tokens": 2}})
+
+
+def echo(handler: Handler) -> None:
+    handler.reply(200, completion(handler.text))
+
+
+def slow_echo(handler: Handler) -> None:
+    time.sleep(0.02)
+    echo(handler)
+
+
+def status(code: int, content: str = "", **headers: str) -> Fault:
+    return lambda handler: handler.reply(code, content, **headers)
+
+
+def html(code: int) -> Fault:
+    return lambda handler: handler.reply(code, "<html><h1>Sign in</h1></html>", "text/html")
+
+
+def drop(handler: Handler) -> None:
+    handler.close_connection = True
+    handler.connection.close()
+
+
+def cut(handler: Handler) -> None:
+    """Announces more than it sends."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b'{"choices": [')
+    handler.close_connection = True
+
+
+def hang(handler: Handler) -> None:
+    handler.server.over.wait(10)
+    handler.close_connection = True
+
+
+def drip(handler: Handler) -> None:
+    """A byte now and then, so that no single read is slow."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    while not handler.server.over.wait(0.02):
+        handler.wfile.write(b" ")
+
+
+def refuse_bad(handler: Handler) -> None:
+    if handler.text == "bad":
+        handler.reply(400, '{"error": {"message": "maximum context\\nis 10"}}')
+    else:
+        echo(handler)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield server
+    server.over.set()
+    server.shutdown()
+    server.server_close()
+
+
+def endpoint(url: str, **settings: Any) -> OpenAiEndpoint:
+    defaults = {"timeout_s": 5.0, "max_attempts": 3, "backoff_s": 0.001}
+    return OpenAiEndpoint(EndpointSpec(base_url=url, model="big", context_tokens=1000, **{**defaults, **settings}))
+
+
+def prompt(text: str, schema: dict[str, Any] | None = None) -> Prompt:
+    messages = (Message(role="system", content="Be brief."), Message(role="user", content=text))
+    return Prompt(messages=messages, max_tokens=20, schema=schema)
+
+
+def test_answers_come_in_the_order_of_the_prompts_and_never_more_than_allowed_at_once(server: Server) -> None:
+    server.script = [slow_echo] * 12
+    engine = endpoint(server.url, max_concurrency=3)
+    texts = [f"prompt {number}" for number in range(12)]
+    batches: dict[int, list[str]] = {}
+
+    def ask(half: int) -> None:
+        batches[half] = [c.text for c in engine.generate([prompt(text) for text in texts[half * 6 : half * 6 + 6]])]
+
+    threads = [threading.Thread(target=ask, args=(half,)) for half in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert batches[0] + batches[1] == texts
+    assert server.max_in_flight == 3
+
+
+def test_a_request_holds_the_messages_the_schema_and_nothing_left_to_chance(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", "secret")
+    endpoint(server.url + "/", api_key_env="MY_KEY", seed=7).generate([prompt("Hello.", SCHEMA)])
+    (seen,) = server.seen
+    assert seen == {
+        "path": "/v1/chat/completions",
+        "model": "big",
+        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello."}],
+        "max_tokens": 20,
+        "temperature": 0,
+        "seed": 7,
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "strict": True, "schema": SCHEMA},
+        },
+    }
+    assert server.headers_seen[0]["Authorization"] == "Bearer secret"
+
+
+def test_tokens_and_cost_are_counted(server: Server) -> None:
+    engine = endpoint(server.url, price_per_million_prompt_tokens=1.0, price_per_million_completion_tokens=5.0)
+    completions = engine.generate([prompt("a"), prompt("b")])
+    assert [(c.prompt_tokens, c.completion_tokens) for c in completions] == [(10, 2)] * 2
+    stats = engine.stats()
+    assert (stats["num_prompts"], stats["prompt_tokens"], stats["completion_tokens"]) == (2, 20, 4)
+    assert stats["cost"] == pytest.approx((20 * 1.0 + 4 * 5.0) / 1e6)
+
+
+def test_an_answer_cut_by_its_budget_says_so(server: Server) -> None:
+    server.script = [status(200, completion("{", finish_reason="length"))]
+    (answer,) = endpoint(server.url).generate([prompt("a")])
+    assert answer.finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [status(429, Retry_After="0"), status(500), html(502), html(503), drop, cut],
+    ids=["throttled", "error", "gateway", "html", "dropped", "cut"],
+)
+def test_a_passing_fault_is_tried_again(server: Server, fault: Fault) -> None:
+    server.script = [fault, fault]
+    engine = endpoint(server.url)
+    assert [completion.text for completion in engine.generate([prompt("a")])] == ["a"]
+    assert engine.stats()["num_retries"] == 2
+
+
+@pytest.mark.parametrize("fault", [hang, drip])
+def test_a_server_that_does_not_finish_is_given_up_and_tried_again(server: Server, fault: Fault) -> None:
+    server.script = [fault]
+    engine = endpoint(server.url, timeout_s=0.2)
+    assert [completion.text for completion in engine.generate([prompt("a")])] == ["a"]
+    assert engine.stats()["num_retries"] == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [(status(503), "status 503"), (drop, "connection failed"), (hang, r"no answer within 0\.2 s")],
+    ids=["busy", "dropped", "hung"],
+)
+def test_a_fault_that_does_not_pass_names_the_endpoint_and_the_fault(server: Server, fault: Fault, reason: str) -> None:
+    server.script = [fault] * 3
+    with pytest.raises(RetryableError, match=rf"/v1/chat/completions: {reason}.*, 3 times running"):
+        endpoint(server.url, timeout_s=0.2).generate([prompt("a")])
+
+
+def test_nobody_listening_is_retryable() -> None:
+    with pytest.raises(RetryableError, match="connection failed"):
+        endpoint("http://127.0.0.1:1/v1").generate([prompt("a")])
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (html(200), "sent text/html, not a chat completion; is the address right"),
+        (status(200, '{"choices": []}'), "not a chat completion"),
+        (status(404, '{"error": {"message": "no model big"}}'), "status 404 for model big.*no model big"),
+        (status(302, Location="http://elsewhere/"), "status 302.*is the address right"),
+        (status(401, '{"error": "bad key"}'), "refused a request without a key .*bad key"),
+    ],
+    ids=["html", "shape", "missing", "redirect", "key"],
+)
+def test_a_wrong_set_up_is_fatal_at_once(server: Server, fault: Fault, message: str) -> None:
+    server.script = [fault]
+    with pytest.raises(FatalError, match=message) as raised:
+        endpoint(server.url).generate([prompt("a")])
+    assert "\n" not in str(raised.value)
+    assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize("url", ["localhost:8000/v1", "ftp://host/v1", "http://"])
+def test_what_is_no_http_address_is_refused(url: str) -> None:
+    with pytest.raises(SpecError, match="starts with http"):
+        endpoint(url)
+
+
+def test_a_key_that_is_not_set_is_said_before_anything_is_sent(server: Server) -> None:
+    with pytest.raises(SpecError, match="environment variable NO_SUCH_KEY; set it"):
+        endpoint(server.url, api_key_env="NO_SUCH_KEY")
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (status(200, completion(None)), "no text"),
+        (status(200, completion("", finish_reason="content_filter")), "content_filter"),
+    ],
+)
+def test_an_answer_without_text_is_the_prompts_fault(server: Server, fault: Fault, message: str) -> None:
+    server.script = [fault]
+    with pytest.raises(ValueError, match=message):
+        endpoint(server.url).generate([prompt("a")])
+
+
+def test_a_refused_prompt_fails_its_batch_and_no_other(server: Server) -> None:
+    server.script = [refuse_bad] * 20
+    engine = endpoint(server.url)
+    with pytest.raises(ValueError, match="refused the prompt: maximum context is 10"):
+        engine.generate([prompt("good"), prompt("bad")])
+    assert [completion.text for completion in engine.generate([prompt("good")])] == ["good"]
+
+
+def test_tokens_are_estimated_on_the_safe_side() -> None:
+    engine = endpoint("http://127.0.0.1:1/v1")
+    assert engine.count_tokens("") == 0
+    assert engine.count_tokens("The customer called about a bill.") == 11
+    assert engine.count_tokens("漢字") == 2
+
+
+# ------------------------------------------------------------------------------------------------------- a real server
+
+
+@pytest.fixture
+def vllm_serve(tmp_path: Path) -> Iterator[str]:
+    """The address of `vllm serve` with the packaged model; its processes are one group, killed whole."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = weights.resolve("smollm2-135m-instruct", "vllm_local")
+    options = "--served-model-name small --max-model-len 1024 --enforce-eager --kv-cache-memory-bytes 268435456"
+    command = [str(Path(sys.executable).with_name("vllm")), "serve", str(folder), *options.split()]
+    environment = {**os.environ, "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "OMP_NUM_THREADS": "1"}
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", str(port)],
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        while not is_healthy(port):
+            assert process.poll() is None, (tmp_path / "log").read_text()[-2000:]
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def is_healthy(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.integration
+def test_vllm_serve_answers_by_the_schema_counts_tokens_and_refuses_what_does_not_fit(vllm_serve: str) -> None:
+    engine = OpenAiEndpoint(EndpointSpec(base_url=vllm_serve, model="small", context_tokens=1024))
+    schemas = [{"type": "object", "properties": {"v": {"const": f"answer {n}"}}, "required": ["v"]} for n in range(6)]
+    completions = engine.generate([prompt("Answer.", schema) for schema in schemas])
+    assert [json.loads(completion.text) for completion in completions] == [{"v": f"answer {n}"} for n in range(6)]
+    assert all(completion.prompt_tokens > 5 and completion.completion_tokens > 3 for completion in completions)
+    with pytest.raises(ValueError, match=r"refused the prompt: .*context length"):
+        engine.generate([prompt("word " * 2000)])
+    with pytest.raises(FatalError, match="status 404 for model large"):
+        OpenAiEndpoint(EndpointSpec(base_url=vllm_serve, model="large", context_tokens=1024)).generate([prompt("a")])

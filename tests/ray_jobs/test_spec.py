@@ -1,0 +1,88 @@
+"""The run specification: mistakes are named, and fingerprints change with what shapes the output, not with the speed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ray_jobs.errors import SpecError
+from ray_jobs.spec import STAGES, load_spec, parse_spec
+
+INPUT = {"input": {"uri": "calls"}}
+
+
+def changed(**sections: Any) -> set[str]:
+    """The stages whose fingerprints differ from the default spec's."""
+    default, other = parse_spec(INPUT).fingerprints(), parse_spec({**INPUT, **sections}).fingerprints()
+    return {stage for stage in STAGES if default[stage] != other[stage]}
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ("document", "message"),
+        [
+            ({"inptu": {"uri": "x"}}, "unknown key inptu; did you mean input?"),
+            ({**INPUT, "asr": {"modle": "x"}}, "unknown key asr.modle; did you mean model?"),
+            ({**INPUT, "llm": {"tasks": [{"name": "a", "promt": "x"}]}}, "unknown key llm.tasks.0.promt; did you mean prompt?"),
+            ({**INPUT, "asr": {"zzz": 1}}, "unknown key asr.zzz; valid keys are engine, model"),
+            ({}, "input is missing; set it, or pass --input"),
+            ({**INPUT, "etl": {"vad": {"threshold": 2}}}, r"etl.vad.threshold: .*less than 1 \(got 2\)"),
+            ({**INPUT, "asr": {"actors": {"min_actors": 3}}}, "asr.actors: min_actors 3 is above max_actors 1"),
+            ({**INPUT, "redact": {"mode": "off"}}, "redact.mode: .*'mask' or 'store_unredacted'"),
+            ({**INPUT, "partitions_ahead": 1, "etl": {"spark": {"num_executors": 4}}}, "is below one wave of Spark"),
+            ({**INPUT, "llm": {"tasks": [{"name": "a", "prompt": "poem/v1"}]}}, "no prompt poem/v1; there are .*summary/v1"),
+        ],
+    )
+    def test_each_is_one_line_that_names_the_key_and_the_fix(self, document: dict[str, Any], message: str) -> None:
+        with pytest.raises(SpecError, match=message):
+            parse_spec(document)
+
+    def test_a_file_that_is_no_mapping_or_no_yaml_is_named(self, tmp_path: Path) -> None:
+        path = tmp_path / "spec.yaml"
+        for text, message in (("- a\n", "holds a list"), ("a: [", "is not YAML")):
+            path.write_text(text)
+            with pytest.raises(SpecError, match=message):
+                load_spec(path)
+        with pytest.raises(SpecError, match=r"gone.yaml: cannot be read \(No such file"):
+            load_spec(tmp_path / "gone.yaml")
+
+    def test_the_command_line_is_laid_over_the_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "spec.yaml"
+        path.write_text("input: {uri: a, limit: 3}\n")
+        spec = load_spec(path, {"input.uri": "b", "output.uri": "c"})
+        assert (spec.input.uri, spec.input.limit, spec.output.uri) == ("b", 3, "c")
+
+    @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.dictionaries(st.text(), inner)))
+    def test_any_document_is_a_spec_or_a_spec_error(self, document: Any) -> None:
+        if isinstance(document, dict):
+            with pytest.raises(SpecError):  # none of these happens to hold a valid input.uri
+                parse_spec(document)
+
+
+class TestFingerprints:
+    def test_stages_are_chained(self) -> None:
+        assert changed(etl={"vad": {"pad_ms": 100}}) == {"etl", "asr", "redact", "analyse"}
+        assert changed(asr={"model": "large-v3"}) == {"asr", "redact", "analyse"}
+        assert changed(channels={"roles": ["customer", "agent"]}) == {"asr", "redact", "analyse"}
+        assert changed(redact={"entities": ["PERSON"]}) == {"redact", "analyse"}
+        assert changed(llm={"seed": 1}) == {"analyse"}
+
+    def test_settings_of_speed_are_in_none(self) -> None:
+        assert not changed(
+            etl={"spark": {"num_executors": 3}, "partition": {"max_calls": 7}, "file_timeout_s": 9},
+            asr={"batch_size": 4, "actors": {"max_actors": 64, "num_gpus": 1}},
+            llm={"kv_cache_gib": 8, "max_batch": 256, "gpu_memory_fraction": 0.5},
+            partitions_ahead=40,
+            output={"uri": "elsewhere"},
+        )
+
+    def test_they_are_the_same_on_every_machine(self) -> None:
+        assert parse_spec(INPUT).fingerprints() == parse_spec({"input": {"uri": "other"}}).fingerprints()
+
+
+def test_roles_name_channels_and_a_mono_call_has_its_own() -> None:
+    channels = parse_spec(INPUT).channels
+    assert [channels.role(i, 3) for i in range(3)] == ["agent", "customer", "channel_2"]
+    assert channels.role(0, 1) == "mixed"
