@@ -16,7 +16,7 @@ import ray
 from ray_jobs import handoff, records, storage
 from ray_jobs.handoff import Attempt
 from ray_jobs.ledger import CallState, Ledger, Marker
-from ray_jobs.records import CallAudio, Failure, Insight, Outcome, StageEvent, Transcript
+from ray_jobs.records import CallAudio, Failure, Insight, Outcome, StageEvent, StartUp, Transcript
 from ray_jobs.sinks import Sink, read_parquet
 from ray_jobs.spec import RunSpec
 
@@ -32,11 +32,11 @@ class Transcribe:
     def __init__(self, spec: RunSpec, board: Any) -> None:
         from ray_jobs.engines.load_asr import load_asr
 
-        began = time.monotonic()
+        began_unix_s = time.time()
         self._spec = spec
         self._board = board
         self._engine = load_asr(spec.asr, num_threads=_num_threads(spec.asr.actors.num_cpus))
-        _report_start(board, "asr", began)
+        _report_start(board, "asr", began_unix_s)
 
     def __call__(self, ticket: pa.Table) -> pa.Table:
         partition_id = ticket["partition_id"][0].as_py()
@@ -82,11 +82,11 @@ class Redact:
     def __init__(self, spec: RunSpec, board: Any, run_id: str) -> None:
         from ray_jobs.engines.pii import Redactor
 
-        began = time.monotonic()
+        began_unix_s = time.time()
         self._board = board
         self._redactor = Redactor(spec.redact)
         self._sink = Sink(spec, run_id)
-        _report_start(board, "redact", began)
+        _report_start(board, "redact", began_unix_s)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         from ray_jobs.stages.redact import redact
@@ -121,13 +121,13 @@ class Analyse:
     def __init__(self, spec: RunSpec, board: Any, run_id: str, markers: Sequence[Marker]) -> None:
         from ray_jobs.engines.load_llm import load_llm
 
-        began = time.monotonic()
+        began_unix_s = time.time()
         self._spec = spec
         self._board = board
         self._states = {marker.partition_id: marker.calls for marker in markers}
         self._engine = load_llm(spec.llm)
         self._sink = Sink(spec, run_id)
-        _report_start(board, "analyse", began)
+        _report_start(board, "analyse", began_unix_s)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         from ray_jobs.stages.analyse import analyse
@@ -181,8 +181,8 @@ def _worker() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def _report_start(board: Any, stage: str, began: float) -> None:
-    board.started.remote(stage, time.monotonic() - began)
+def _report_start(board: Any, stage: str, began_unix_s: float) -> None:
+    board.started.remote(StartUp(phase=stage, start_unix_s=began_unix_s, end_unix_s=time.time()))
 
 
 def _record_etl(board: Any, prepared: pa.Table, rows: Sequence[CallAudio | Failure]) -> None:

@@ -22,7 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_jobs.errors import FatalError
 from ray_jobs.ledger import Partition
-from ray_jobs.records import StageEvent
+from ray_jobs.records import StageEvent, StartUp
 from ray_jobs.spec import RunSpec
 from spark_etl import job
 
@@ -64,7 +64,7 @@ class Board:
         self._poison = ""
         self._changed = asyncio.Condition()
         self._events: list[StageEvent] = []
-        self._start_s: dict[str, float] = {}
+        self._startups: dict[str, StartUp] = {}
         self._warnings: list[str] = []
         self._history: list[tuple[float, str, str, int]] = []
         self._attempts: dict[str, int] = {}
@@ -163,13 +163,13 @@ class Board:
     async def record(self, event: StageEvent) -> None:
         self._events.append(event)
 
-    async def started(self, stage: str, load_s: float) -> None:
-        """An actor of a stage is up; the first one's seconds are kept."""
-        self._start_s.setdefault(stage, load_s)
+    async def started(self, startup: StartUp) -> None:
+        """An engine is up; the first of a phase is kept."""
+        self._startups.setdefault(startup.phase, startup)
 
-    async def start_s(self) -> dict[str, float]:
-        """Stage to the seconds its first actor took to load."""
-        return self._start_s
+    async def startups(self) -> list[StartUp]:
+        """Spark's start, and that of the first actor of each stage, as far as they are up."""
+        return list(self._startups.values())
 
     async def events(self, start: int) -> list[StageEvent]:
         """Stage events from index `start` on."""
@@ -207,7 +207,6 @@ class Producer(threading.Thread):
 
     def __init__(self, board: Any, partitions: Sequence[Partition], spec: RunSpec, master_cpus: float) -> None:
         super().__init__(name="spark-producer", daemon=True)
-        self.start_s = 0.0
         self.num_cached: list[int] = []
         """Partitions in Spark's cache, memory and disk, after each wave posted and each wave released."""
         self._board = board
@@ -226,9 +225,10 @@ class Producer(threading.Thread):
             job.stop_spark()
 
     def _produce(self) -> None:
-        began = time.monotonic()
+        began_unix_s = time.time()
         spark = job.start_spark(self._spec.etl.spark, self._master_cpus)
-        self.start_s = time.monotonic() - began
+        startup = StartUp(phase="spark", start_unix_s=began_unix_s, end_unix_s=time.time())
+        ray.get(self._board.started.remote(startup))
         for wave in waves(self._partitions, self._spec.wave_size):
             ids = [partition.partition_id for partition in wave]
             self._wait_for_room(spark, ids)

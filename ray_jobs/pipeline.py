@@ -12,7 +12,7 @@ from ray_jobs import handoff
 from ray_jobs.actors import Analyse, LoadCommitted, Redact, Transcribe, summarise
 from ray_jobs.errors import FatalError
 from ray_jobs.ledger import Ledger
-from ray_jobs.records import StageEvent
+from ray_jobs.records import StageEvent, StartUp
 from ray_jobs.runtime import SPARK_MASTER_CPUS
 from ray_jobs.spec import ActorSpec, RunSpec
 from spark_etl.plan import Plan
@@ -57,16 +57,17 @@ class Pipeline:
         warnings: list[str] = ray.get(self.board.warnings.remote(start))
         return warnings
 
-    def startup_s(self) -> dict[str, float]:
-        """Seconds that Spark and the first actor of each stage took to start."""
-        started: dict[str, float] = ray.get(self.board.start_s.remote())
-        return {"spark": self.producer.start_s, **started} if self._plan.partitions else started
+    def startups(self) -> list[StartUp]:
+        """When Spark and the first actor of each stage started, as far as they are up."""
+        startups: list[StartUp] = ray.get(self.board.startups.remote())
+        return startups
 
     def waiting_for(self) -> str:
         """What is still starting up; empty once every stage is there."""
-        up = self.startup_s()
-        stages = ["spark", "asr", "redact"] if self._plan.partitions else []
-        missing = [stage for stage in (*stages, *(["analyse"] if self._spec.analyses else [])) if not up.get(stage)]
+        up = {startup.phase for startup in self.startups()}
+        needed = ["spark", "asr", "redact"] if self._plan.partitions else []
+        needed += ["analyse"] if self._spec.analyses else []
+        missing = [phase for phase in needed if phase not in up]
         return f"starting {', '.join(missing)}" if missing else ""
 
     def dataset(self) -> Dataset:

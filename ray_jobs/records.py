@@ -206,6 +206,19 @@ class StageEvent:
     worker: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartUp:
+    """How long one engine took to come up: ray, spark, or the first actor of a stage; Unix seconds."""
+
+    phase: str
+    start_unix_s: float
+    end_unix_s: float
+
+    @property
+    def duration_s(self) -> float:
+        return self.end_unix_s - self.start_unix_s
+
+
 # ---------------------------------------------------------------------------------------------------------- schemas
 
 _SPAN = pa.struct([("channel", pa.int16()), ("start_sample", pa.int64()), ("num_samples", pa.int64())])

@@ -16,7 +16,7 @@ from typing import Any, Self
 import jinja2
 import yaml
 
-from ray_jobs.records import SCHEMA_VERSION, Failure, Insight, StageEvent, Transcript
+from ray_jobs.records import SCHEMA_VERSION, Failure, Insight, StageEvent, StartUp, Transcript
 from ray_jobs.spec import STAGES
 
 MAX_ROWS = 1000
@@ -64,9 +64,8 @@ class RunFacts:
 
     `planned` are the call ids of the persisted plan; `transcripts`, `failures` and `insights` are read back from the
     committed files, one entry per row found there (a call stored twice comes twice). `num_skipped` planned calls were
-    done before this run; `events`, `startup_s` (phase, such as ray, spark or models, to seconds) and `warnings` are
-    this run's own. `peak_memory_bytes` is of all the run's processes together, None where it was not measured;
-    `call_files` says whether the folder calls/ was written.
+    done before this run; `events`, `startups` and `warnings` are this run's own. `peak_memory_bytes` is of all the
+    run's processes together, None where it was not measured; `call_files` says whether the folder calls/ was written.
     """
 
     run_id: str
@@ -81,7 +80,7 @@ class RunFacts:
     insights: Sequence[Insight]
     num_skipped: int
     events: Sequence[StageEvent]
-    startup_s: Mapping[str, float]
+    startups: Sequence[StartUp]
     peak_memory_bytes: int | None
     call_files: bool
     warnings: Sequence[str] = ()
@@ -274,7 +273,7 @@ def render_json(report: Report) -> bytes:
                 for s in report.stages
             },
         },
-        "startup_s": dict(facts.startup_s),
+        "startup_s": {startup.phase: round(startup.duration_s, 3) for startup in facts.startups},
         "peak_memory_bytes": facts.peak_memory_bytes,
         "partitions": [
             {"partition_id": partition_id, "stages": [_stage_times(event, facts.started_unix_s) for event in events]}
@@ -330,7 +329,6 @@ class _Bar:
     kind: str
     x: float
     width: float
-    label: str
     tooltip: str
 
 
@@ -371,7 +369,7 @@ def render_html(report: Report) -> bytes:
         report=report,
         facts=facts,
         started=datetime.fromtimestamp(facts.started_unix_s, UTC),
-        startup_s=sum(facts.startup_s.values()),
+        startup_s=min((e.start_unix_s for e in facts.events), default=facts.started_unix_s) - facts.started_unix_s,
         busy_s=sum(stage.work.work_s for stage in report.stages),
         num_unredacted=sum(not transcript.redacted for transcript in facts.transcripts),
         timeline=_timeline(report),
@@ -417,31 +415,29 @@ def _answer(insight: Insight) -> str:
 
 
 def _timeline(report: Report) -> _Timeline:
-    """A Gantt chart: start-up first, then one row per partition in the order they were begun."""
+    """A Gantt chart: one row per engine that started, then one per partition in the order they were begun."""
     facts, left, width = report.facts, 118.0, 1120.0
     partitions = list(report.events_by_partition.items())[:MAX_TIMELINE_ROWS]
     # A few rows are easy to read, many still fit on a screen or two.
-    pitch = min(26.0, max(5.0, 640.0 / (len(partitions) + 1)))
+    pitch = min(26.0, max(5.0, 640.0 / (len(partitions) + len(facts.startups) + 1)))
     span_s = max(facts.ended_unix_s - facts.started_unix_s, 1e-3)
     scale = (width - left - 12) / span_s
 
-    def bar(kind: str, start_s: float, end_s: float, tooltip: str, label: str = "") -> _Bar:
+    def bar(kind: str, start_s: float, end_s: float, tooltip: str) -> _Bar:
         width = max((end_s - start_s) * scale - 1, 2.0)
-        fits = len(label) * 6 < width
-        return _Bar(kind=kind, x=left + start_s * scale, width=width, label=label if fits else "", tooltip=tooltip)
+        return _Bar(kind=kind, x=left + start_s * scale, width=width, tooltip=tooltip)
 
-    startup, now_s = [], 0.0
-    for phase, phase_s in facts.startup_s.items():
-        tooltip = f"start-up of {phase}: {_duration(phase_s)}"
-        startup.append(bar("startup", now_s, now_s + phase_s, tooltip, label=phase))
-        now_s += phase_s
-    rows = [("start-up", startup)] if startup else []
+    def since_start(unix_s: float) -> float:
+        return max(unix_s - facts.started_unix_s, 0.0)
+
+    rows = []
+    for startup in facts.startups:
+        tooltip = f"start-up of {startup.phase}: {_duration(startup.duration_s)}"
+        begin, end = since_start(startup.start_unix_s), since_start(startup.end_unix_s)
+        rows.append((f"start {startup.phase}", [bar("startup", begin, end, tooltip)]))
     for partition_id, events in partitions:
-        bars = [
-            bar(e.stage, e.start_unix_s - facts.started_unix_s, e.end_unix_s - facts.started_unix_s, _tooltip(e, facts))
-            for e in events
-        ]
-        rows.append((partition_id, bars))
+        spans = [(e, since_start(e.start_unix_s), since_start(e.end_unix_s)) for e in events]
+        rows.append((partition_id, [bar(e.stage, begin, end, _tooltip(e, facts)) for e, begin, end in spans]))
     step_s = _tick_step_s(span_s)
     return _Timeline(
         width=width,

@@ -27,7 +27,7 @@ from ray_jobs.engines.pii import check_ner_model
 from ray_jobs.errors import FatalError, PipelineError, SpecError
 from ray_jobs.ledger import Ledger
 from ray_jobs.progress import Progress, print_summary
-from ray_jobs.records import StageEvent
+from ray_jobs.records import StageEvent, StartUp
 from ray_jobs.recount import recount
 from ray_jobs.report import Report, RunFacts, build_report, render_html, render_json
 from ray_jobs.runtime import MemoryWatch, cpu_slots, engine_noise_to, gpu_slots, prepare_environment, ray_cluster
@@ -60,7 +60,7 @@ class Measured:
 
     events: list[StageEvent] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    startup_s: dict[str, float] = field(default_factory=dict)
+    startups: list[StartUp] = field(default_factory=list)
     peak_memory_bytes: int | None = None
 
 
@@ -133,15 +133,17 @@ def execute(spec: RunSpec, plan: Plan, ledger: Ledger, run_id: str) -> Measured:
             terminal = stack.enter_context(engine_noise_to(log))
             memory = stack.enter_context(MemoryWatch())
             progress = stack.enter_context(_progress(spec, plan, Console(file=terminal)))
+            began_unix_s = time.time()
             with progress.phase("ray"):
                 dashboard_url = stack.enter_context(ray_cluster(spec))
+            ray_start = StartUp(phase="ray", start_unix_s=began_unix_s, end_unix_s=time.time())
             progress.say(f"Ray dashboard: {dashboard_url}")
             from ray_jobs.pipeline import Pipeline
 
             pipeline = Pipeline(spec, plan, ledger, run_id)
             with _followed(pipeline, progress, measured):
                 pipeline.run()
-            measured.startup_s = {**progress.startup_s, **pipeline.startup_s()}
+            measured.startups = [ray_start, *pipeline.startups()]
     except FatalError:
         print(f"what the engines printed is in {log}", file=sys.stderr)
         raise
@@ -210,7 +212,7 @@ def write_report(
             num_skipped=len(plan.done),
             events=measured.events,
             warnings=measured.warnings,
-            startup_s=measured.startup_s,
+            startups=measured.startups,
             peak_memory_bytes=measured.peak_memory_bytes,
             call_files=spec.output.call_files,
         )

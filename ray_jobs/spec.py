@@ -165,6 +165,9 @@ class LlmSpec(Section):
         default="smollm2-135m-instruct", description="a packaged name, a folder, an s3:// prefix or a hub id"
     )
     seed: int = 0
+    repetition_penalty: Annotated[float, Field(ge=1, le=2)] = Field(
+        default=1.1, description="above 1 keeps small models from saying one sentence over and over"
+    )
     context_tokens: Count = Field(default=4096, description="longest prompt plus completion")
     tasks: tuple[TaskSpec, ...] = (
         TaskSpec(name="summary", prompt="summary/v1", max_tokens=160),

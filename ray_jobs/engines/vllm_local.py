@@ -58,6 +58,7 @@ class VllmLocal:
         began = time.monotonic()
         self.model_name = spec.model
         self.context_tokens = spec.context_tokens
+        self._repetition_penalty = spec.repetition_penalty
         self._inbox: queue.SimpleQueue[list[_Request] | None] = queue.SimpleQueue()
         self._tokenizer_lock = threading.Lock()  # Hugging Face's fast tokenizers do not like two threads at once
         self._counters = dict.fromkeys(("num_prompts", "prompt_tokens", "cached_prompt_tokens", "completion_tokens"), 0)
@@ -107,6 +108,7 @@ class VllmLocal:
             )
         params = SamplingParams(
             temperature=0.0,
+            repetition_penalty=self._repetition_penalty,
             max_tokens=prompt.max_tokens,
             output_kind=RequestOutputKind.FINAL_ONLY,
             structured_outputs=None if prompt.schema is None else StructuredOutputsParams(json=dict(prompt.schema)),

@@ -1,6 +1,7 @@
 """Every verb of the Kubernetes backend against an HTTP API, with an operator that plays KubeRay's status sequences."""
 
 import asyncio
+import json
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -8,9 +9,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from kubernetes_asyncio import client as kubernetes
 
+from kuberay.__main__ import main
 from kuberay.backend import LogPosition, await_cluster, collect, follow_job
 from kuberay.client import KubernetesBackend, default_connection
-from kuberay.cluster import parse_cluster
+from kuberay.cluster import parse_cluster, resolve_cluster
 from kuberay.errors import ApiError, ForbiddenError, NotInstalledError, QuotaExceededError, UnreachableError
 from kuberay.names import EXPIRY_ANNOTATION, LOG_ANNOTATION, MANAGED_LABEL, Claim
 from kuberay.rayjob import make_job
@@ -457,6 +459,36 @@ def test_collection_takes_the_expired_and_those_of_ended_runs_and_nothing_else(a
     run(backend, lambda: collect(backend, datetime.now(UTC), run_ended))
     assert names(api) == [alive]
     assert names(api, "rayclusters") == ["ray-abcde", "somebody-elses"]
+
+
+# --- python -m kuberay on a live cluster --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kubeconfig(api, tmp_path, monkeypatch):
+    path = tmp_path / "config"
+    path.write_text(json.dumps(api.kubeconfig()))
+    monkeypatch.setattr("kubernetes_asyncio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
+
+
+def test_diff_shows_what_was_changed_by_hand_and_not_what_the_server_filled_in(api, kubeconfig, capsys):
+    manifest = resolve_cluster("small").to_k8s("ray", "default", {}, {})
+    manifest["spec"]["suspend"] = False
+    api.add("rayclusters", manifest)
+    assert main(["diff", "--profile", "small"]) == 0
+    api.objects[("rayclusters", "ray")]["spec"]["workerGroupSpecs"][0]["replicas"] = 7
+    assert main(["diff", "--profile", "small"]) == 1
+    assert capsys.readouterr().out.endswith("spec.workerGroupSpecs[0].replicas: live 7, rendered 1\n")
+    assert main(["diff", "--profile", "small", "--name", "other"]) == 1
+
+
+def test_gc_tells_first_and_deletes_then(api, backend, kubeconfig, capsys):
+    name = create_cluster(backend, expires_at=datetime.now(UTC) - timedelta(hours=1))
+    assert main(["gc", "--dry-run"]) == 0
+    assert capsys.readouterr().out.startswith(f"would delete RayCluster {name}: expired at ")
+    assert names(api, "rayclusters") == [name]
+    assert main(["gc"]) == 0
+    assert names(api, "rayclusters") == []
 
 
 def test_every_object_carries_an_expiry(api, backend):

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_jobs.records import Failure, Insight, Redaction, StageEvent, Transcript
+from ray_jobs.records import Failure, Insight, Redaction, StageEvent, StartUp, Transcript
 from ray_jobs.report import MAX_ROWS, RunFacts, TranscriptSummary, build_report, render_html, render_json
 
 
@@ -43,6 +43,10 @@ def insight(call_id: str, task: str, *, value_json: str = "", error: str = "") -
     )
 
 
+def startup(phase: str, start_s: float, end_s: float) -> StartUp:
+    return StartUp(phase=phase, start_unix_s=1000 + start_s, end_unix_s=1000 + end_s)
+
+
 def event(partition_id: str, stage: str, start_s: float, end_s: float, **changes: object) -> StageEvent:
     fields = {"num_calls": 2, "num_failed": 0, "audio_s": 120.0, "speech_s": 60.0, "worker": f"{stage} 1", **changes}
     return StageEvent(
@@ -66,7 +70,7 @@ def facts(planned: str = "", **changes: object) -> RunFacts:
         "num_skipped": 0,
         "events": [],
         "warnings": [],
-        "startup_s": {},
+        "startups": [],
         "peak_memory_bytes": None,
         "call_files": True,
     }
@@ -172,7 +176,7 @@ def test_report_json_has_the_documented_keys():
         insights=[insight("a", "summary", value_json='{"summary": "x"}'), insight("a", "mood", error="not JSON")],
         events=[event("p0", "etl", 1, 2), event("p0", "asr", 2, 4)],
         warnings=["channel 1 is silent"],
-        startup_s={"ray": 12.5},
+        startups=[startup("ray", 0, 12.5)],
     )
     document = json.loads(render_json(build_report(run)))
     assert document["schema_version"] == 1
@@ -276,7 +280,9 @@ def test_unredacted_transcripts_are_pointed_out():
 
 def test_the_timeline_places_stages_in_time():
     run = facts(
-        "a b", startup_s={"ray": 10.0, "spark": 20.0}, events=[event("p0", "etl", 30, 40), event("p0", "asr", 50, 100)]
+        "a b",
+        startups=[startup("ray", 0, 10), startup("spark", 10, 30)],
+        events=[event("p0", "etl", 30, 40), event("p0", "asr", 50, 100)],
     )
     svg = ET.fromstring(re.search(r"<svg.*</svg>", page(run), re.DOTALL)[0])
     bars = {rect.find("title").text: (float(rect.get("x")), float(rect.get("width"))) for rect in svg.iter("rect")}

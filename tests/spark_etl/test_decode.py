@@ -146,6 +146,21 @@ class TestOtherFormats:
         assert (rate, result.shape) == (8000, (1, 50 * 320))
         assert result.any()
 
+    def test_raw_gsm_and_amr_wb(self, decoder):
+        """FFmpeg writes neither; to their decoders any bits in a frame are a sound."""
+        bits = np.random.default_rng(0).integers(0, 256, (50, 32), np.uint8)
+        gsm = b"".join(b"\xd0" + frame.tobytes() for frame in np.tile(bits, (4, 1)))
+        amr_wb = b"#!AMR-WB\n" + b"".join(b"\x04" + frame[:17].tobytes() for frame in bits)
+        assert [(rate, pcm.shape) for rate, pcm in (decoded(decoder, gsm), decoded(decoder, amr_wb))] == [
+            (8000, (1, 200 * 160)),
+            (16000, (1, 50 * 320)),
+        ]
+
+    def test_a_coding_without_a_decoder_is_named(self, decoder):
+        data = bytearray(wav(speech(2.0)))
+        data[20:22] = b"\x34\x12"
+        assert failure(decoder, bytes(data)) == "unsupported_codec"
+
     @pytest.mark.parametrize("name", ["flac", "mp3", "webm", "m4a", "aiff"])
     def test_half_a_file_is_truncated(self, decoder, name):
         data = encoded(name, num_channels=2)

@@ -1,10 +1,18 @@
+import io
+import wave
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from ray_jobs.records import Redaction
+from ray_jobs.records import Call, Outcome, Redaction, Transcript
+from ray_jobs.spec import RunSpec
 from ray_jobs.stages.mute import PAD_S, mute
 
 RATE_HZ = 8000
+SAMPLE = Path(__file__).parents[2] / "data" / "sample_calls" / "02_card_payment.wav"
 
 
 def redaction(start_s: float, end_s: float, channel: int) -> Redaction:
@@ -26,3 +34,47 @@ def test_only_the_secrets_stretch_of_its_channel_is_silent() -> None:
 def test_a_secret_at_the_edges_of_the_call() -> None:
     muted = mute(np.ones((1, RATE_HZ), np.int16), RATE_HZ, [redaction(0.0, 9.0, channel=0)])
     assert not muted.any()
+
+
+@pytest.mark.integration
+def test_asr_hears_no_secret_in_muted_audio() -> None:
+    """The card payment call: transcribed, redacted, muted, transcribed again."""
+    from ray_jobs.engines.load_asr import load_asr
+    from ray_jobs.engines.pii import Redactor
+    from ray_jobs.stages.redact import redact
+    from ray_jobs.stages.transcribe import transcribe
+    from spark_etl.decode import decode_ffmpeg
+    from spark_etl.prepare import prepare_partition
+
+    spec = RunSpec.model_validate({"input": {"uri": str(SAMPLE.parent)}})
+    engine = load_asr(spec.asr, num_threads=2)
+    call = Call(call_id="02", uri=str(SAMPLE), source="02", size_bytes=0, version="", expected_speech_s=0.0)
+
+    def hear(recording: bytes) -> Outcome:
+        rows = prepare_partition([call], spec.etl, lambda _: recording)
+        return transcribe(rows, engine, spec.asr, spec.channels)[0]
+
+    def heard_words(outcome: Outcome) -> set[str]:
+        assert isinstance(outcome, Transcript)
+        return {word.text.strip(".,-?").lower() for said in outcome.utterances for word in said.words}
+
+    recording = SAMPLE.read_bytes()
+    unredacted = hear(recording)
+    (redacted,) = redact([unredacted], Redactor(spec.redact))
+    assert isinstance(redacted, Transcript)
+    blocks = list(decode_ffmpeg(recording, max_s=600.0))
+    pcm = np.concatenate([block.pcm for block in blocks], axis=1)
+    muted = mute(pcm, blocks[0].sample_rate_hz, redacted.redactions)
+    secrets = heard_words(unredacted) - heard_words(replace(redacted, redactions=()))
+    assert {"helen", "marcus", "juniper", "illinois"} <= secrets
+    assert heard_words(hear(wav_of(muted, blocks[0].sample_rate_hz))).isdisjoint(secrets)
+
+
+def wav_of(pcm: npt.NDArray[np.int16], sample_rate_hz: int) -> bytes:
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(pcm.shape[0])
+        file.setsampwidth(2)
+        file.setframerate(sample_rate_hz)
+        file.writeframes(pcm.T.tobytes())
+    return buffer.getvalue()

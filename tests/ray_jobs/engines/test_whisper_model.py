@@ -1,0 +1,163 @@
+"""Encoder, decoder and weights, against transformers' Whisper of the same random weights."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from ray_jobs.engines.whisper_model import Decoder, Encoder
+from ray_jobs.engines.whisper_weights import Checkpoint, load_checkpoint
+from ray_jobs.errors import ModelError
+
+CPU = torch.device("cpu")
+SHAPES = {
+    "like base": {"num_mel_bins": 80, "encoder_layers": 2, "decoder_layers": 2},
+    "like large-v3": {"num_mel_bins": 128, "encoder_layers": 3, "decoder_layers": 3},
+    "like large-v3-turbo": {"num_mel_bins": 128, "encoder_layers": 3, "decoder_layers": 1},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_gradients() -> None:
+    torch.set_grad_enabled(False)
+
+
+@pytest.fixture(scope="module", params=list(SHAPES))
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face folder of a small random model."""
+    torch.manual_seed(0)
+    config = transformers.WhisperConfig(
+        **SHAPES[request.param],
+        vocab_size=1_000,
+        d_model=128,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=512,
+        decoder_ffn_dim=512,
+        init_std=0.2,
+        bos_token_id=1,
+        eos_token_id=1,
+        pad_token_id=1,
+        decoder_start_token_id=1,
+        suppress_tokens=None,
+        begin_suppress_tokens=None,
+    )
+    path: Path = tmp_path_factory.mktemp("model")
+    transformers.WhisperForConditionalGeneration(config).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(folder: Path) -> Checkpoint:
+    return load_checkpoint(folder)
+
+
+@pytest.fixture(scope="module")
+def reference(folder: Path) -> transformers.WhisperForConditionalGeneration:
+    return transformers.WhisperForConditionalGeneration.from_pretrained(folder).eval()
+
+
+def random_mel(checkpoint: Checkpoint, num_windows: int = 3) -> torch.Tensor:
+    return torch.randn(num_windows, 3_000, checkpoint.config.num_mels, generator=torch.Generator().manual_seed(1))
+
+
+def test_encoder_equals_transformers(
+    checkpoint: Checkpoint, reference: transformers.WhisperForConditionalGeneration
+) -> None:
+    log_mel = random_mel(checkpoint)
+    expected = reference.model.encoder(log_mel.transpose(1, 2)).last_hidden_state
+    torch.testing.assert_close(Encoder(checkpoint, CPU, torch.float32)(log_mel), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_decoder_step_by_step_equals_transformers_in_one_go(
+    checkpoint: Checkpoint, reference: transformers.WhisperForConditionalGeneration
+) -> None:
+    audio = Encoder(checkpoint, CPU, torch.float32)(random_mel(checkpoint))
+    tokens = torch.randint(0, 1_000, (3, 9), generator=torch.Generator().manual_seed(2))
+    expected = reference(encoder_outputs=(audio,), decoder_input_ids=tokens).logits
+    decoder = Decoder(checkpoint, CPU, torch.float32)
+    state = decoder.start(audio)
+    hidden = [decoder.step(part, state)[0] for part in (tokens[:, :4], *tokens[:, 4:].split(1, 1))]
+    torch.testing.assert_close(decoder.logits(torch.cat(hidden, 1)), expected, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kept", [[0, 1, 2, 3, 4], [1, 4], [0, 3], [4], [0, 1]])
+def test_rows_that_stay_do_not_notice_that_others_leave(checkpoint: Checkpoint, kept: list[int]) -> None:
+    audio = Encoder(checkpoint, CPU, torch.float32)(random_mel(checkpoint, 5))
+    tokens = torch.randint(0, 1_000, (5, 3), generator=torch.Generator().manual_seed(3))
+    decoder = Decoder(checkpoint, CPU, torch.float32)
+    whole, compacted = decoder.start(audio), decoder.start(audio)
+    for state in (whole, compacted):
+        decoder.step(tokens[:, :2], state)
+    order = compacted.keep(torch.tensor(kept))
+    assert sorted(order.tolist()) == kept
+    expected, expected_attention = decoder.step(tokens[:, 2:], whole)
+    hidden, attention = decoder.step(tokens[order, 2:], compacted)
+    torch.testing.assert_close(hidden, expected[order], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(attention, expected_attention[order], atol=1e-5, rtol=1e-4)
+
+
+def test_a_model_without_alignment_heads_aligns_by_the_upper_half(checkpoint: Checkpoint) -> None:
+    layers = checkpoint.config.decoder_layers
+    assert checkpoint.alignment_heads == tuple((layer, head) for layer in range(layers // 2, layers) for head in (0, 1))
+
+
+class TestBadFolders:
+    @staticmethod
+    def copy(folder: Path, target: Path) -> Path:
+        for path in folder.iterdir():
+            (target / path.name).write_bytes(path.read_bytes())
+        return target
+
+    def refusal(self, folder: Path) -> str:
+        with pytest.raises(ModelError) as error:
+            load_checkpoint(folder)
+        assert "\n" not in str(error.value)
+        assert str(folder) in str(error.value)
+        return str(error.value)
+
+    def test_no_such_folder(self, tmp_path: Path) -> None:
+        assert "config.json" in self.refusal(tmp_path / "nowhere")
+
+    def test_truncated_safetensors(self, folder: Path, tmp_path: Path) -> None:
+        self.copy(folder, tmp_path)
+        with (tmp_path / "model.safetensors").open("r+b") as file:
+            file.truncate(100_000)
+        assert "truncated" in self.refusal(tmp_path)
+
+    def test_another_kind_of_model(self, folder: Path, tmp_path: Path) -> None:
+        self.copy(folder, tmp_path)
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+        assert "llama" in self.refusal(tmp_path)
+
+    def test_broken_configuration(self, folder: Path, tmp_path: Path) -> None:
+        self.copy(folder, tmp_path)
+        (tmp_path / "config.json").write_text("{")
+        assert "not JSON" in self.refusal(tmp_path)
+
+    def test_configuration_without_shape(self, folder: Path, tmp_path: Path) -> None:
+        self.copy(folder, tmp_path)
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "whisper"}))
+        assert "num_mel_bins" in self.refusal(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("content", "reason"),
+        [
+            (b"", "truncated"),
+            (b"\6\0\0\0\x0c\0WhisperSpec\0\3\0", "truncated"),
+            (b"\6\0\0\0\2\0X\0", "no Whisper model"),
+        ],
+    )
+    def test_broken_ctranslate2_model(self, tmp_path: Path, content: bytes, reason: str) -> None:
+        (tmp_path / "model.bin").write_bytes(content)
+        assert reason in self.refusal(tmp_path)
+
+    def test_a_missing_tensor_is_named(self, checkpoint: Checkpoint) -> None:
+        tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if name != "encoder.conv1.weight"}
+        partial = Checkpoint(
+            config=checkpoint.config, tensors=tensors, alignment_heads=(), suppressed=(), suppressed_first=()
+        )
+        with pytest.raises(ModelError, match=r"encoder\.conv1\.weight"):
+            Encoder(partial, CPU, torch.float32)

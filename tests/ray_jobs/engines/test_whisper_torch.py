@@ -1,0 +1,203 @@
+"""Our Whisper on the real weights: transformers' own tokens, and what it promises as an AsrEngine."""
+
+import json
+import shutil
+import wave
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+import transformers
+
+from ray_jobs.engines import weights
+from ray_jobs.engines.asr import Window
+from ray_jobs.engines.load_asr import load_asr
+from ray_jobs.engines.whisper_decode import Decoded, WhisperDecoder
+from ray_jobs.engines.whisper_features import LogMel
+from ray_jobs.engines.whisper_model import Decoder, Encoder
+from ray_jobs.engines.whisper_torch import WhisperTorch
+from ray_jobs.engines.whisper_vocabulary import Vocabulary
+from ray_jobs.engines.whisper_weights import Checkpoint, load_checkpoint
+from ray_jobs.errors import ModelError, SpecError
+from ray_jobs.spec import AsrSpec
+
+pytestmark = pytest.mark.integration
+
+SAMPLES = Path(__file__).parents[2] / "data" / "sample_calls"
+CPU = torch.device("cpu")
+RATE_HZ = 8_000
+
+
+@pytest.fixture(scope="module")
+def agent() -> npt.NDArray[np.int16]:
+    """The agent's channel of the sample call that is linear PCM: int16 at 8 kHz."""
+    with wave.open(str(SAMPLES / "03_internet_outage.wav")) as file:
+        return np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, 2)[:, 0]
+
+
+def a_window(pcm: npt.NDArray[np.int16], language: str | None = "en") -> Window:
+    return Window(pcm=pcm, sample_rate_hz=RATE_HZ, language=language)
+
+
+def a_spec(**settings: object) -> AsrSpec:
+    return AsrSpec(engine="whisper_torch", **settings)  # type: ignore[arg-type]
+
+
+class TestDecoder:
+    """In float32, where rounding decides nothing."""
+
+    @pytest.fixture(scope="class")
+    def checkpoint(self) -> Checkpoint:
+        return load_checkpoint(weights.resolve("whisper-base"))
+
+    @pytest.fixture(scope="class")
+    def decoder(self, checkpoint: Checkpoint) -> WhisperDecoder:
+        vocabulary = Vocabulary(weights.resolve("whisper-base"), checkpoint.config.vocab_size)
+        model = Decoder(checkpoint, CPU, torch.float32)
+        return WhisperDecoder(model, vocabulary, checkpoint.suppressed, checkpoint.suppressed_first)
+
+    @pytest.fixture(scope="class")
+    def log_mel(self, agent: npt.NDArray[np.int16], checkpoint: Checkpoint) -> torch.Tensor:
+        cuts = [slice(0, 10), slice(10, 13), slice(24, 40)]
+        windows = [a_window(agent[cut.start * RATE_HZ : cut.stop * RATE_HZ]) for cut in cuts]
+        return LogMel(checkpoint.config.num_mels, CPU)(windows)
+
+    @pytest.fixture(scope="class")
+    def audio(self, checkpoint: Checkpoint, log_mel: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            return Encoder(checkpoint, CPU, torch.float32)(log_mel)
+
+    @pytest.fixture(scope="class")
+    def decoded(self, decoder: WhisperDecoder, audio: torch.Tensor) -> list[Decoded]:
+        with torch.inference_mode():
+            return decoder.decode(audio, ["en"] * len(audio))
+
+    def test_tokens_equal_transformers_greedy_ones(
+        self, checkpoint: Checkpoint, log_mel: torch.Tensor, decoded: list[Decoded]
+    ) -> None:
+        shape = checkpoint.config
+        config = transformers.WhisperConfig(
+            vocab_size=shape.vocab_size,
+            num_mel_bins=shape.num_mels,
+            d_model=shape.width,
+            encoder_layers=shape.encoder_layers,
+            decoder_layers=shape.decoder_layers,
+            encoder_attention_heads=shape.num_heads,
+            decoder_attention_heads=shape.num_heads,
+            encoder_ffn_dim=4 * shape.width,
+            decoder_ffn_dim=4 * shape.width,
+        )
+        reference = transformers.WhisperForConditionalGeneration(config).eval()
+        tensors = {f"model.{name}": tensor.float() for name, tensor in checkpoint.tensors.items()}
+        assert reference.load_state_dict(tensors, strict=False).unexpected_keys == []
+        reference.generation_config = transformers.GenerationConfig(
+            suppress_tokens=list(checkpoint.suppressed),
+            begin_suppress_tokens=list(checkpoint.suppressed_first),
+            decoder_start_token_id=50258,
+            bos_token_id=50257,
+            eos_token_id=50257,
+            pad_token_id=50257,
+        )
+        prompt = torch.tensor([[50258, 50259, 50359, 50363]] * len(log_mel))
+        tokens = reference.generate(log_mel.transpose(1, 2), decoder_input_ids=prompt, max_new_tokens=100).tolist()
+        texts = [[token for token in row if token < 50257] for row in tokens]
+        assert all(texts)
+        assert [window.tokens for window in decoded] == texts
+
+    def test_a_window_reads_the_same_alone_as_among_others(
+        self, decoder: WhisperDecoder, audio: torch.Tensor, decoded: list[Decoded]
+    ) -> None:
+        for i, together in enumerate(decoded):
+            with torch.inference_mode():
+                (alone,) = decoder.decode(audio[i : i + 1], ["en"])
+            assert alone.tokens == together.tokens
+            assert alone.avg_logprob == pytest.approx(together.avg_logprob, abs=1e-3)
+            torch.testing.assert_close(alone.attention, together.attention, atol=1e-4, rtol=1e-3)
+
+    def test_samples_hang_on_the_seed_and_not_on_the_company(
+        self, decoder: WhisperDecoder, audio: torch.Tensor
+    ) -> None:
+        with torch.inference_mode():
+            both = decoder.decode(audio[:2], ["en", "en"], 1.0, [7, 8])
+            (alone,) = decoder.decode(audio[1:2], ["en"], 1.0, [8])
+            (other,) = decoder.decode(audio[1:2], ["en"], 1.0, [9])
+        assert alone.tokens == both[1].tokens
+        assert alone.avg_logprob != other.avg_logprob
+
+
+@pytest.fixture(scope="module")
+def engine() -> WhisperTorch:
+    return WhisperTorch(a_spec(language=None), num_threads=2)
+
+
+class TestEngine:
+    def test_reads_words_at_their_times(self, engine: WhisperTorch, agent: npt.NDArray[np.int16]) -> None:
+        turns = json.loads((SAMPLES / "03_internet_outage.json").read_text())["turns"]
+        first = next(turn for turn in turns if turn["channel"] == 0)
+        (heard,) = engine.transcribe([a_window(agent[: round((first["end_s"] + 0.2) * RATE_HZ)], None)])
+        (segment,) = heard.segments
+        assert heard.language == "en"
+        assert segment.text.casefold().startswith("tidewater fiber support")
+        assert segment.text.split() == [word.text for word in segment.words]
+        times = [time for word in segment.words for time in (word.start_s, word.end_s)]
+        assert times == sorted(times)
+        assert segment.words[0].start_s == pytest.approx(first["start_s"], abs=0.5)
+        assert segment.words[-1].end_s == pytest.approx(first["end_s"], abs=0.3)
+        assert all(0 < word.probability <= 1 for word in segment.words)
+        assert -0.5 < segment.avg_logprob < 0
+        assert segment.no_speech_prob < 0.5
+
+    def test_gives_one_result_per_window_in_order(self, engine: WhisperTorch, agent: npt.NDArray[np.int16]) -> None:
+        speech = a_window(agent[: 8 * RATE_HZ])
+        scraps = [a_window(agent[:n]) for n in (800, 1)]
+        silence = a_window(np.zeros(6 * RATE_HZ, np.int16))
+        heard = engine.transcribe([silence, speech, *scraps, silence, speech])
+        assert len(heard) == 6
+        assert heard[1].segments[0].text == heard[5].segments[0].text
+        assert engine.transcribe([]) == []
+
+    @pytest.mark.parametrize("sound", ["clipped noise", "chord"])
+    def test_what_is_no_speech_is_no_reason_to_raise(self, engine: WhisperTorch, sound: str) -> None:
+        times = np.arange(30 * RATE_HZ) / RATE_HZ
+        chord = 8_000 * sum(np.sin(2 * np.pi * pitch * times) for pitch in (262, 330, 392))
+        noise = np.random.default_rng(0).choice(np.array([-32768, 32767]), len(times))
+        (heard,) = engine.transcribe([a_window((noise if sound == "clipped noise" else chord).astype(np.int16), None)])
+        words = [word for segment in heard.segments for word in segment.words]
+        assert len(words) < 60, "a loop was not cut"
+        assert all(0 <= word.start_s <= word.end_s <= 30 for word in words)
+
+    def test_counts_what_it_did(self, engine: WhisperTorch, agent: npt.NDArray[np.int16]) -> None:
+        before = engine.stats()
+        engine.transcribe([a_window(agent[: 2 * RATE_HZ])])
+        after = engine.stats()
+        assert after["num_windows"] - before["num_windows"] == 1
+        assert after["num_tokens"] > before["num_tokens"]
+        assert after["audio_s"] - before["audio_s"] == 2.0
+        assert after["busy_s"] > before["busy_s"]
+        assert after["load_s"] > 0
+
+
+class TestLoading:
+    def test_goes_by_the_spec(self) -> None:
+        engine = load_asr(a_spec(compute_type="float32"), num_threads=1)
+        assert isinstance(engine, WhisperTorch)
+        assert engine.model_name == "whisper-base"
+
+    def test_a_language_the_model_lacks_is_refused(self) -> None:
+        with pytest.raises(ModelError, match=r"^asr.language xx: model whisper-base knows .*\ben\b"):
+            WhisperTorch(a_spec(language="xx"), num_threads=1)
+
+    @pytest.mark.parametrize("settings", [{"compute_type": "int8"}, {"beam_size": 5}])
+    def test_what_it_cannot_do_is_refused(self, settings: dict[str, object]) -> None:
+        with pytest.raises(SpecError, match=rf"^asr.{next(iter(settings))} .*: whisper_torch"):
+            WhisperTorch(a_spec(**settings), num_threads=1)
+
+    def test_a_truncated_model_is_refused_in_one_line(self, tmp_path: Path) -> None:
+        shutil.copytree(weights.resolve("whisper-base"), tmp_path, dirs_exist_ok=True)
+        with (tmp_path / "model.bin").open("r+b") as file:
+            file.truncate(1_000_000)
+        with pytest.raises(ModelError, match=rf"^{tmp_path}.*: is truncated; .+") as error:
+            WhisperTorch(a_spec(model=str(tmp_path)), num_threads=1)
+        assert "\n" not in str(error.value)
