@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import ray
@@ -18,7 +18,10 @@ from ray_jobs.handoff import Attempt
 from ray_jobs.ledger import CallState, Ledger, Marker
 from ray_jobs.records import CallAudio, Failure, Insight, Outcome, StageEvent, StartUp, Transcript
 from ray_jobs.sinks import Sink, read_parquet
-from ray_jobs.spec import RunSpec
+from ray_jobs.spec import RedactSpec, RunSpec
+
+if TYPE_CHECKING:
+    from ray_jobs.engines.pii import Redactor
 
 _PARTITION_ID = pa.field("partition_id", pa.string())
 
@@ -80,11 +83,9 @@ class Redact:
     """Outcomes in, redacted and committed outcomes out."""
 
     def __init__(self, spec: RunSpec, board: Any, run_id: str) -> None:
-        from ray_jobs.engines.pii import Redactor
-
         began_unix_s = time.time()
         self._board = board
-        self._redactor = Redactor(spec.redact)
+        self._redactor = _redactor(spec.redact)
         self._sink = Sink(spec, run_id)
         _report_start(board, "redact", began_unix_s)
 
@@ -135,8 +136,8 @@ class Analyse:
         partition_id, outcomes = _untag(table)
         began = time.time()
         transcripts = [outcome for outcome in outcomes if isinstance(outcome, Transcript)]
-        allowed = self._spec.redact.mode == "store_unredacted"
-        insights = analyse(transcripts, self._engine, self._spec.llm, allow_unredacted=allowed)
+        allow_unredacted = not self._spec.redact.removes_secrets
+        insights = analyse(transcripts, self._engine, self._spec.llm, allow_unredacted=allow_unredacted)
         self._sink.commit_insights(partition_id, transcripts, insights, self._states_of(partition_id))
         _record(self._board, partition_id, "analyse", began, transcripts, _failed_calls(insights))
         return table
@@ -167,6 +168,14 @@ def stored_outcomes(output_uri: str, marker: Marker) -> list[Outcome]:
 def _num_threads(num_cpus: float) -> int:
     """An actor's share of the machine in threads: its CPU slots, or all cores where it asks for none."""
     return max(1, round(num_cpus)) if num_cpus else (os.cpu_count() or 1)
+
+
+def _redactor(spec: RedactSpec) -> "Redactor":
+    from ray_jobs.engines.pii import Redactor
+
+    style = "mask" if spec.mode == "store_unredacted" else spec.mode
+    key = os.environ[spec.hash_key_env].encode() if spec.hash_key_env else b""
+    return Redactor(spec, style=style, key=key, patterns=spec.patterns)
 
 
 def _tag(table: pa.Table, partition_id: str) -> pa.Table:

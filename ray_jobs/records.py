@@ -63,7 +63,7 @@ class CallAudio:
     """The speech of one call: what ETL hands to ASR.
 
     `pcm` holds the samples of `spans`, one after the other in their order (by channel, then start), as little-endian
-    int16 at `sample_rate_hz` (the recording's own rate, at most 16,000).
+    int16 at `sample_rate_hz`: 8,000 for a recording at that rate, 16,000 for any other.
     """
 
     call_id: str

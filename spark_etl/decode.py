@@ -93,7 +93,7 @@ def read_wav_header(data: bytes) -> WavHeader:
         body = position + 8
         if name == b"ds64" and body + 16 <= len(data):
             large_size = struct.unpack_from("<Q", data, body + 8)[0]
-        elif name == b"fmt " and body + 16 <= len(data):
+        elif name == b"fmt ":
             fmt = _read_fmt(data[body : body + size])
         elif name == b"data":
             if fmt is None:
@@ -105,6 +105,8 @@ def read_wav_header(data: bytes) -> WavHeader:
 
 
 def _read_fmt(chunk: bytes) -> tuple[int, int, int, int, int]:
+    if len(chunk) < 16:
+        raise CallError("unreadable", f"WAV fmt chunk of {len(chunk)} bytes; it takes 16")
     tag, num_channels, rate, byte_rate, _, bits = struct.unpack_from("<HHIIHH", chunk)
     if tag == 0xFFFE and len(chunk) >= 26:
         tag = struct.unpack_from("<H", chunk, 24)[0]

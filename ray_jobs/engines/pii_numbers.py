@@ -29,12 +29,14 @@ _OVERRULED = 0.6
 _COMPLETE_FIT = 0.85
 _MIN_SAID_TWICE_DIGITS = 7
 _MIN_CARD_DIGITS = 12
+_MAX_LETTERS = 6
+_LETTER_CHARS = 8
 
 _CUE_BEHIND = re.compile(
     r"[\s,]*(?:is|was|'s|that's|are|as)?\s*(?:my|the|your|our|for my|for the|on the|of my|of the)?\s*\Z", re.IGNORECASE
 )
 _YEAR_OF_SOMETHING = re.compile(r"(?<!ending )\b(?:in|since|of|until)\s\Z", re.IGNORECASE)
-_LETTERS_BEFORE = re.compile(r"(?:\b[A-Za-z][\s,.-]+|\b[A-Z]{1,4}[\s-]?)+\Z")
+_LETTERS_BEFORE = re.compile(r"(?<![\w'’])(?:[A-Zb-hj-z]|[A-Z]{2,4})[\s,.-]*\Z")
 _LETTERS_AFTER = re.compile(r"(?:[\s,-]*\b[B-HJ-Z]\b)+|[A-Z]{1,2}\b")
 
 
@@ -274,8 +276,10 @@ def _repeated(candidate: _Candidate, known: dict[str, Match]) -> Match | None:
 def _match(turns: Sequence[Turn], candidate: _Candidate, entity: str, score: float, secret: str = "") -> Match:
     start, end, text = candidate.start, candidate.end, turns[candidate.turn].text
     if entity == "ACCOUNT_NUMBER":  # "A B one two three", "QQ123456C"
-        before, after = _LETTERS_BEFORE.search(text[:start]), _LETTERS_AFTER.match(text, end)
-        start = before.start() if before is not None else start
+        for _ in range(_MAX_LETTERS):
+            before = _LETTERS_BEFORE.search(text, max(0, start - _LETTER_CHARS), start)
+            start = before.start() if before is not None else start
+        after = _LETTERS_AFTER.match(text, end)
         end = after.end() if after is not None else end
     return Match(
         turn=candidate.turn,

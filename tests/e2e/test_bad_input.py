@@ -26,6 +26,12 @@ def encode(path: Path, samples: np.ndarray, rate_hz: int, layout: str) -> None:
         container.mux(stream.encode(None))
 
 
+def with_data_size(wav: bytes, size: int) -> bytes:
+    """The WAV file with another length in the header of its data chunk."""
+    at = wav.index(b"data") + 4
+    return wav[:at] + size.to_bytes(4, "little") + wav[at + 4 :]
+
+
 @pytest.fixture(scope="module")
 def bad_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bad")
@@ -34,9 +40,8 @@ def bad_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "zero.wav").write_bytes(b"")
     (folder / "text.wav").write_text("this is not audio\n" * 50)
     (folder / "truncated.wav").write_bytes(voicemail[:9_000])
-    lying = bytearray(voicemail)
-    lying[40:44] = (0x7FFFFFFF).to_bytes(4, "little")
-    (folder / "lying.wav").write_bytes(bytes(lying))
+    (folder / "lying.wav").write_bytes(with_data_size(voicemail, 2 * len(voicemail)))
+    (folder / "streamed.wav").write_bytes(with_data_size(voicemail, 0xFFFFFFFF))  # a length that was never filled in
     rng = np.random.default_rng(1)
     encode(folder / "hush.wav", rng.integers(-3, 4, (80_000, 1)).astype(np.int16), 8_000, "mono")
     encode(folder / "six.wav", rng.integers(-3, 4, (96_000, 6)).astype(np.int16), 48_000, "5.1")
@@ -63,7 +68,7 @@ def test_the_run_succeeds_and_every_call_is_accounted_for(outcome: tuple[int, st
     assert code == 0, text
     found = report(output)
     assert found["accounted"]
-    assert (found["num_calls"], found["num_ok"] + found["num_failed"]) == (8, 8)
+    assert (found["num_calls"], found["num_ok"] + found["num_failed"]) == (9, 9)
 
 
 def test_each_bad_file_fails_for_its_own_reason(outcome: tuple[int, str, Path]) -> None:
@@ -73,6 +78,7 @@ def test_each_bad_file_fails_for_its_own_reason(outcome: tuple[int, str, Path]) 
         "zero": "empty",
         "text": "unreadable",
         "truncated": "truncated",
+        "lying": "truncated",
         "hush": "no_speech",
         "six": "no_speech",
         "gone": "vanished",
@@ -81,7 +87,7 @@ def test_each_bad_file_fails_for_its_own_reason(outcome: tuple[int, str, Path]) 
 
 
 def test_the_good_calls_are_transcribed_all_the_same(outcome: tuple[int, str, Path]) -> None:
-    assert call_ids(outcome[2], "transcripts") == ["good", "lying"]
+    assert call_ids(outcome[2], "transcripts") == ["good", "streamed"]
 
 
 def test_no_traceback_reaches_the_user(outcome: tuple[int, str, Path]) -> None:

@@ -156,7 +156,7 @@ def summary_of(*, events: list[StageEvent]) -> list[str]:
         insights=[],
         num_skipped=1,
         events=events,
-        startup_s={},
+        startups=[],
         peak_memory_bytes=None,
         call_files=True,
     )

@@ -124,6 +124,12 @@ class TestHeadersThatLie:
     def test_nine_channels_are_refused_by_name(self, decoder):
         assert failure(decoder, wav(noise(0.5, num_channels=9))) == "unsupported_codec"
 
+    @pytest.mark.parametrize("size", [0, 1, 15, 2**31])
+    def test_a_format_chunk_of_a_wrong_size_is_unreadable(self, decoder, size):
+        data = bytearray(wav(self.pcm))
+        data[16:20] = size.to_bytes(4, "little")
+        assert failure(decoder, bytes(data)) in {"unreadable", "truncated"}
+
     @pytest.mark.parametrize("rate", [0, 1, 3_000_000_000])
     def test_absurd_rates_are_unreadable(self, decoder, rate):
         data = bytearray(wav(self.pcm))

@@ -42,14 +42,14 @@ def spoilt(draw: st.DrawFn) -> bytes:
     data = bytearray(sound_file(draw(st.sampled_from([*WAVS, *FORMATS]))))
     for _ in range(draw(st.integers(1, 4))):
         # Most damage near the start: that is where the lengths, rates and channel counts are.
-        near_start = draw(st.booleans())
-        at = draw(st.integers(0, max(0, min(len(data), 200 if near_start else len(data)) - 1)))
+        reach = min(draw(st.sampled_from([48, 200, len(data)])), len(data))
+        at = draw(st.integers(0, max(0, reach - 1)))
         match draw(st.sampled_from(["byte", "word", "cut", "remove", "repeat", "noise"])):
             case "byte":
                 data[at : at + 1] = bytes([draw(st.sampled_from(EDGES) | st.integers(0, 255))])
             case "word":
-                order = draw(st.sampled_from("<>"))
-                data[at : at + 4] = struct.pack(f"{order}I", draw(st.sampled_from([0, 1, 2**16, 2**31 - 1, 2**32 - 1])))
+                value = draw(st.sampled_from([0, 1, 17, 2**16, 2**31 - 1, 2**32 - 1]))
+                data[at : at + 4] = struct.pack(draw(st.sampled_from(["<I", ">I"])), value)
             case "cut":
                 del data[at:]
             case "remove":

