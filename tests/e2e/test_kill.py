@@ -14,9 +14,7 @@ CALLS = sorted(path.stem for path in SAMPLES.glob("*.json"))
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kill")
-    return write_spec(
-        folder, input={"uri": str(SAMPLES)}, output={"uri": str(folder / "out")}, llm={"engine": "none"}
-    )
+    return write_spec(folder, input={"uri": str(SAMPLES)}, output={"uri": str(folder / "out")}, llm={"engine": "none"})
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,15 @@ def a_call(call_id: str, version: str = "1") -> Call:
 def a_transcript(call_id: str, text: str = "hello") -> Transcript:
     words = (Word(text=text, start_s=0.0, end_s=1.0, probability=0.5),)
     utterance = Utterance(
-        channel=0, role="agent", start_s=0.0, end_s=1.0, text=text, language="en", avg_logprob=-0.5, no_speech_prob=0.0, words=words
+        channel=0,
+        role="agent",
+        start_s=0.0,
+        end_s=1.0,
+        text=text,
+        language="en",
+        avg_logprob=-0.5,
+        no_speech_prob=0.0,
+        words=words,
     )
     return Transcript(
         call_id=call_id,

@@ -13,7 +13,9 @@ from tests.ray_jobs.outputs import a_call
 
 
 def board(num_partitions: int = 4, max_uncommitted: int = 2) -> Board:
-    return Board([Partition(partition_id=f"p{i}", calls=(a_call(f"c{i}"),)) for i in range(num_partitions)], max_uncommitted)
+    return Board(
+        [Partition(partition_id=f"p{i}", calls=(a_call(f"c{i}"),)) for i in range(num_partitions)], max_uncommitted
+    )
 
 
 def run(scenario: Callable[[], Awaitable[Any]]) -> Any:

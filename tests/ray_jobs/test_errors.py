@@ -9,7 +9,14 @@ from ray_jobs import errors
 
 @pytest.mark.parametrize(
     "kind",
-    [errors.PipelineError, errors.RetryableError, errors.FatalError, errors.SpecError, errors.ModelError, errors.OutputError],
+    [
+        errors.PipelineError,
+        errors.RetryableError,
+        errors.FatalError,
+        errors.SpecError,
+        errors.ModelError,
+        errors.OutputError,
+    ],
 )
 def test_a_pipeline_error_survives_pickling(kind: type[errors.PipelineError]) -> None:
     again = pickle.loads(pickle.dumps(kind("whisper-base: model.bin is truncated")))

@@ -7,8 +7,8 @@ import pytest
 
 from ray_jobs.errors import OutputError
 from ray_jobs.ledger import CallState
-from ray_jobs.recount import recount
 from ray_jobs.records import table_to_transcripts
+from ray_jobs.recount import recount
 from ray_jobs.settle import settle
 from ray_jobs.sinks import Sink
 from tests.ray_jobs.outputs import a_failure, a_transcript, an_insight, commit, ledger_of, rows, spec_for

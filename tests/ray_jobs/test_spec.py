@@ -1,4 +1,4 @@
-"""The run specification: mistakes are named, and fingerprints change with what shapes the output, not with the speed."""
+"""The run specification: mistakes are named; fingerprints change with what shapes the output, not with the speed."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,10 @@ class TestMistakes:
         [
             ({"inptu": {"uri": "x"}}, "unknown key inptu; did you mean input?"),
             ({**INPUT, "asr": {"modle": "x"}}, "unknown key asr.modle; did you mean model?"),
-            ({**INPUT, "llm": {"tasks": [{"name": "a", "promt": "x"}]}}, "unknown key llm.tasks.0.promt; did you mean prompt?"),
+            (
+                {**INPUT, "llm": {"tasks": [{"name": "a", "promt": "x"}]}},
+                "unknown key llm.tasks.0.promt; did you mean prompt?",
+            ),
             ({**INPUT, "asr": {"zzz": 1}}, "unknown key asr.zzz; valid keys are engine, model"),
             ({}, "input is missing; set it, or pass --input"),
             ({**INPUT, "etl": {"vad": {"threshold": 2}}}, r"etl.vad.threshold: .*less than 1 \(got 2\)"),
@@ -35,7 +38,10 @@ class TestMistakes:
             ({**INPUT, "redact": {"mode": "hash"}}, "redact: mode hash needs hash_key_env"),
             ({**INPUT, "redact": {"patterns": {"CLAIM": "("}}}, "CLAIM is not a regular expression"),
             ({**INPUT, "partitions_ahead": 1, "etl": {"spark": {"num_executors": 4}}}, "is below one wave of Spark"),
-            ({**INPUT, "llm": {"tasks": [{"name": "a", "prompt": "poem/v1"}]}}, "no prompt poem/v1; there are .*summary/v1"),
+            (
+                {**INPUT, "llm": {"tasks": [{"name": "a", "prompt": "poem/v1"}]}},
+                "no prompt poem/v1; there are .*summary/v1",
+            ),
         ],
     )
     def test_each_is_one_line_that_names_the_key_and_the_fix(self, document: dict[str, Any], message: str) -> None:
@@ -57,7 +63,11 @@ class TestMistakes:
         spec = load_spec(path, {"input.uri": "b", "output.uri": "c"})
         assert (spec.input.uri, spec.input.limit, spec.output.uri) == ("b", 3, "c")
 
-    @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.dictionaries(st.text(), inner)))
+    @given(
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.dictionaries(st.text(), inner)
+        )
+    )
     def test_any_document_is_a_spec_or_a_spec_error(self, document: Any) -> None:
         if isinstance(document, dict):
             with pytest.raises(SpecError):  # none of these happens to hold a valid input.uri

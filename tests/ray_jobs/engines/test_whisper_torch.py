@@ -50,6 +50,7 @@ class TestDecoder:
 
     @pytest.fixture(scope="class")
     def checkpoint(self) -> Checkpoint:
+        torch.set_num_threads(1)  # as the engine's workers have it
         return load_checkpoint(weights.resolve("whisper-base"))
 
     @pytest.fixture(scope="class")

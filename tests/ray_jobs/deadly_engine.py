@@ -1,0 +1,32 @@
+"""An ASR actor whose engine kills its process on one call, as a crashing kernel would. Imported by Ray's workers."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from ray_jobs.actors import Transcribe
+from ray_jobs.engines.asr import Segment, Window, WindowText, WindowWord
+from ray_jobs.spec import RunSpec
+
+DEADLY_SAMPLE = 666
+
+
+class DeadlyEngine:
+    model_name = "deadly"
+
+    def transcribe(self, windows: Sequence[Window]) -> list[WindowText]:
+        if any(window.pcm[0] == DEADLY_SAMPLE for window in windows):
+            os._exit(1)
+        words = (WindowWord(text="hello", start_s=0.0, end_s=0.5, probability=0.9),)
+        segment = Segment(text="hello", start_s=0.0, end_s=0.5, avg_logprob=-0.1, no_speech_prob=0.0, words=words)
+        return [WindowText(language="en", segments=(segment,)) for _ in windows]
+
+    def stats(self) -> dict[str, float]:
+        return {}
+
+
+class DeadlyTranscribe(Transcribe):
+    def __init__(self, spec: RunSpec, board: Any) -> None:
+        self._spec = spec
+        self._board = board
+        self._engine = DeadlyEngine()
