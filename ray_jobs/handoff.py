@@ -219,8 +219,7 @@ class Producer(threading.Thread):
         try:
             self._produce()
         except Exception as error:
-            message = f"Spark ETL stopped: {type(error).__name__}: {_first_line(error)}"
-            ray.get(self._board.fail.remote(message))
+            ray.get(self._board.fail.remote(f"Spark ETL stopped: {_reason(error)}"))
         finally:
             job.stop_spark()
 
@@ -264,8 +263,14 @@ def waves(partitions: Sequence[Partition], size: int) -> Iterator[Sequence[Parti
         yield partitions[start : start + size]
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0]
+def _reason(error: Exception) -> str:
+    """One line; of an error in Spark's JVM, that error's own first line."""
+    java = getattr(error, "java_exception", None)
+    text = str(java) if java is not None else f"{type(error).__name__}: {error}"
+    line = (text.strip().splitlines() or ["no message"])[0]
+    if "RayActorException" in line:  # what JDK 17 does to RayDP's master without the module opens
+        line += " (do all nodes of the cluster have JDK_JAVA_OPTIONS set as images/ray-cpu does?)"
+    return line
 
 
 class TicketSource(Datasource):

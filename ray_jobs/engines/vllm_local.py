@@ -24,7 +24,7 @@ from ray_jobs.engines.llm import Completion, Prompt
 from ray_jobs.errors import ModelError, RetryableError
 from ray_jobs.spec import LlmSpec
 
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine core lives and dies with this process
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
@@ -186,7 +186,7 @@ class VllmLocal:
 
 def _load(spec: LlmSpec) -> Any:
     folder = weights.resolve(spec.model, "vllm_local")
-    for name, value in _ENVIRONMENT.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     logging.getLogger("vllm").setLevel(logging.ERROR)  # for what it says before it reads its own variable

@@ -258,8 +258,12 @@ class Decoder:
         return self._embeddings.device
 
     def logits(self, hidden: Tensor, vocab_size: int | None = None) -> Tensor:
-        """Scores of all tokens, or of the first `vocab_size`: float32."""
+        """Scores of all tokens, or of the first `vocab_size`: float32, rounded to the model's dtype."""
         return (hidden @ self._embeddings[:vocab_size].T).float()
+
+    def exact_logits(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """Unrounded scores of some tokens (rows, n) at one hidden state per row (rows, width): float32 (rows, n)."""
+        return (self._embeddings[tokens].float() @ hidden.float()[:, :, None])[..., 0]
 
     @staticmethod
     def _causal_mask(start: int, num_new: int, like: Tensor) -> Tensor:

@@ -49,8 +49,11 @@ class WhisperTorch:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = _choose_dtype(spec.compute_type, device)
         self._num_workers = 1 if device.type == "cuda" else min(num_threads, _MAX_WORKERS)
-        self._workers = ThreadPoolExecutor(self._num_workers, "whisper")
+        # Each thread keeps its own count, and a new one starts with all cores.
         torch.set_num_threads(max(1, num_threads // _MAX_WORKERS))
+        self._workers = ThreadPoolExecutor(
+            self._num_workers, "whisper", torch.set_num_threads, (torch.get_num_threads(),)
+        )
         folder = weights.resolve(spec.model, "whisper_torch")
         checkpoint = load_checkpoint(folder)
         self._vocabulary = Vocabulary(folder, checkpoint.config.vocab_size)

@@ -1,0 +1,495 @@
+"""The same face on one machine: a Ray head as a detached process, jobs over its plain HTTP API, no Kubernetes.
+
+This process needs no Ray: `ray_python` names the interpreter that has it. Each head has its own ports, token and
+folder, leads a process group of its own, and is ended by that group, never by `ray stop`, which ends every Ray on the
+machine. coreutils' `timeout` bounds its life, so that it is gone after its expiry even if nobody collects it.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import aiohttp
+
+from kuberay import names
+from kuberay.backend import ClusterStatus, JobStatus, Leftover, LogPosition, first_line, utc_now
+from kuberay.cluster import ClusterSpec
+from kuberay.errors import ApiError, InvalidSpecError, KubeRayError, UnreachableError
+from kuberay.names import Claim, Metadata, RunEnded
+from kuberay.rayjob import JobSpec
+
+START_TIMEOUT_S = 180
+STOP_TIMEOUT_S = 10
+POLL_S = 1.0
+DRIVER_STATES: dict[str, Literal["waiting", "running", "succeeded", "failed"]] = {
+    "PENDING": "waiting",
+    "RUNNING": "running",
+    "SUCCEEDED": "succeeded",
+    "FAILED": "failed",
+    "STOPPED": "failed",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalSettings:
+    """Where heads keep their files and how they start. The folder's path is short: Unix sockets lie below it."""
+
+    ray_python: str = sys.executable
+    folder: Path = Path(tempfile.gettempdir()) / f"kuberay-{os.getuid()}"
+    num_cpus: int | None = None
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "LocalSettings":
+        """KUBERAY_RAY_PYTHON, KUBERAY_LOCAL_FOLDER, KUBERAY_LOCAL_NUM_CPUS; each is optional."""
+        num_cpus = environment.get("KUBERAY_LOCAL_NUM_CPUS")
+        return cls(
+            ray_python=environment.get("KUBERAY_RAY_PYTHON", cls().ray_python),
+            folder=Path(environment.get("KUBERAY_LOCAL_FOLDER", cls().folder)),
+            num_cpus=int(num_cpus) if num_cpus else None,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Head:
+    name: str
+    group: int
+    started_ticks: int
+    port: int
+    token: str
+    metadata: Metadata
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    name: str
+    cluster: str
+    owns_cluster: bool
+    deadline: str
+    metadata: Metadata
+    position: dict[str, Any] = field(default_factory=dict)
+
+
+class LocalBackend:
+    """See `kuberay.backend.Backend` for the verbs."""
+
+    def __init__(self, settings: LocalSettings | None = None) -> None:
+        self._settings = settings or LocalSettings()
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        self._session = await self._stack.enter_async_context(aiohttp.ClientSession())
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._stack.aclose()
+
+    # --- clusters -------------------------------------------------------------------------------------------------
+
+    async def create_cluster(self, spec: ClusterSpec, claim: Claim, expires_at: datetime) -> str:
+        metadata = _metadata(claim, spec.spec_k8s(), expires_at)
+        for head in self._heads():
+            if head.metadata["labels"][names.TASK_LABEL] != claim.task_key:
+                continue
+            if names.same_work(head.metadata, metadata) and _alive(head):
+                return head.name
+            await self.delete_cluster(head.name)
+        await asyncio.to_thread(self._start, spec, claim.name, metadata, expires_at)
+        return claim.name
+
+    async def watch_cluster(self, name: str) -> AsyncIterator[ClusterStatus]:
+        while True:
+            head = self._head(name)
+            if head is None or not _alive(head):
+                message = f"the Ray head has ended: {self._last_words(name)}" if head else "there is no such cluster"
+                yield ClusterStatus(name=name, state="gone", message=message)
+                return
+            answers = await self._answers(head)
+            yield ClusterStatus(name=name, state="ready" if answers else "waiting", dashboard_url=head.url)
+            await asyncio.sleep(POLL_S)
+
+    async def delete_cluster(self, name: str) -> None:
+        head = self._head(name)
+        if head is not None:
+            await asyncio.to_thread(_end, head)
+        await asyncio.to_thread(shutil.rmtree, self._folder(name), True)
+
+    async def clusters_of(self, task_key: str) -> list[str]:
+        return [head.name for head in self._heads() if head.metadata["labels"][names.TASK_LABEL] == task_key]
+
+    # --- jobs -----------------------------------------------------------------------------------------------------
+
+    async def submit_job(self, spec: JobSpec, claim: Claim, expires_at: datetime) -> str:
+        metadata = _metadata(claim, spec.spec_k8s(), expires_at)
+        for job in self._jobs():
+            if job.metadata["labels"][names.TASK_LABEL] != claim.task_key:
+                continue
+            if names.same_work(job.metadata, metadata) and (await self._look(job)).state not in ("failed", "gone"):
+                return job.name
+            await self.delete_job(job.name)
+        cluster = await self.create_cluster(spec.cluster, claim, expires_at) if spec.cluster else spec.cluster_name
+        assert cluster is not None, "JobSpec has exactly one of cluster and cluster_name"
+        job = _Job(
+            name=claim.name,
+            cluster=cluster,
+            owns_cluster=spec.cluster is not None,
+            deadline=(utc_now() + timedelta(seconds=spec.deadline_s)).isoformat(),
+            metadata=metadata,
+        )
+        self._write_job(job)
+        try:
+            await self._submit(spec, job)
+        except KubeRayError:
+            await self.delete_job(job.name)
+            raise
+        return job.name
+
+    async def watch_job(self, name: str) -> AsyncIterator[JobStatus]:
+        while True:
+            job = self._job(name)
+            if job is None:
+                yield JobStatus(name=name, state="gone", message="there is no such job")
+                return
+            status = await self._look(job)
+            yield status
+            if status.finished:
+                return
+            await asyncio.sleep(POLL_S)
+
+    async def delete_job(self, name: str) -> None:
+        job = self._job(name)
+        if job is None:
+            return
+        if job.owns_cluster:
+            await self.delete_cluster(job.cluster)
+        else:
+            await self._stop(job)
+        self._job_path(name).unlink(missing_ok=True)
+
+    # --- logs -----------------------------------------------------------------------------------------------------
+
+    async def read_logs(self, name: str, position: LogPosition) -> tuple[list[str], LogPosition]:
+        job, head = self._job_and_head(name)
+        if job is None or head is None or not _alive(head):
+            return [], position
+        finished = (await self._look(job)).finished
+        text: str = (await self._ask(head, "GET", f"/api/jobs/{name}/logs"))["logs"]
+        lines = text.split("\n")
+        last = lines.pop()  # what follows the last line end: nothing, or a line still being written
+        if last and finished:
+            lines.append(last)
+        return lines[position.num_lines :], LogPosition(source=name, num_lines=max(len(lines), position.num_lines))
+
+    async def load_position(self, name: str) -> LogPosition:
+        job = self._job(name)
+        return LogPosition(**job.position) if job else LogPosition()
+
+    async def save_position(self, name: str, position: LogPosition) -> None:
+        job = self._job(name)
+        if job is not None:
+            self._write_job(replace(job, position=asdict(position)))
+
+    # --- progress and collection ----------------------------------------------------------------------------------
+
+    async def pending(self, cluster: str) -> list[str]:
+        head = self._head(cluster)
+        starting = head is not None and _alive(head) and not await self._answers(head)
+        return [f"the Ray head is starting: {self._last_words(cluster)}"] if starting else []
+
+    async def leftovers(self, now: datetime, run_ended: RunEnded | None = None) -> list[Leftover]:
+        jobs = list(self._jobs())
+        own = {job.cluster for job in jobs if job.owns_cluster}
+        records: list[tuple[Literal["RayJob", "RayCluster"], _Job | _Head]] = [("RayJob", job) for job in jobs]
+        records += [("RayCluster", head) for head in self._heads() if head.name not in own]
+        return [
+            Leftover(kind=kind, name=record.name, reason=reason)
+            for kind, record in records
+            if (reason := await names.why_leftover(record.metadata, now, run_ended))
+        ]
+
+    # --- the head process -----------------------------------------------------------------------------------------
+
+    def _start(self, spec: ClusterSpec, name: str, metadata: Metadata, expires_at: datetime) -> None:
+        folder = self._folder(name)
+        folder.mkdir(parents=True, mode=0o700)
+        dashboard, gcs, client = _free_ports(3)
+        token = secrets.token_hex(16)
+        lifetime_s = max(60, int((expires_at - utc_now()).total_seconds()))
+        command = [
+            *("timeout", "--kill-after=20", str(lifetime_s)),
+            *(
+                self._settings.ray_python,
+                "-m",
+                "ray.scripts.scripts",
+                "start",
+                "--head",
+                "--block",
+                "--disable-usage-stats",
+            ),
+            *(f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"),
+            *("--dashboard-host=127.0.0.1", "--include-dashboard=true", f"--temp-dir={folder / 'ray'}"),
+            f"--resources={json.dumps(_total_resources(spec))}",
+            *([f"--num-cpus={self._settings.num_cpus}"] if self._settings.num_cpus else []),
+        ]
+        group = _detach(command, folder / "head.log", _environment(self._settings.ray_python, token))
+        head = _Head(
+            name=name, group=group, started_ticks=_started_ticks(group), port=dashboard, token=token, metadata=metadata
+        )
+        _write(folder / "head.json", asdict(head))
+
+    def _last_words(self, name: str) -> str:
+        log = self._folder(name) / "head.log"
+        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
+        return lines[-1].strip() if lines else "no output"
+
+    # --- requests -------------------------------------------------------------------------------------------------
+
+    async def _submit(self, spec: JobSpec, job: _Job) -> None:
+        head = await self._ready_head(job.cluster)
+        body = {
+            "submission_id": job.name,
+            "entrypoint": spec.entrypoint,
+            "runtime_env": spec.runtime_env,
+            "metadata": spec.metadata,
+            "entrypoint_num_cpus": spec.entrypoint_num_cpus,
+            "entrypoint_num_gpus": spec.entrypoint_num_gpus,
+            "entrypoint_resources": spec.entrypoint_resources,
+        }
+        try:
+            await self._ask(head, "POST", "/api/jobs/", json=body)
+        except ApiError as error:
+            if "already exists" not in str(error):
+                raise
+
+    async def _ready_head(self, cluster: str) -> _Head:
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                async for status in self.watch_cluster(cluster):
+                    head = self._head(cluster)
+                    if status.state == "ready" and head is not None:
+                        return head
+                    message = status.message
+        except TimeoutError:
+            message = f"it does not answer after {START_TIMEOUT_S} s: {self._last_words(cluster)}"
+        raise ApiError(f"local cluster {cluster} cannot take a job: {message}")
+
+    async def _look(self, job: _Job) -> JobStatus:
+        head = self._head(job.cluster)
+        if head is None or not _alive(head):
+            return JobStatus(name=job.name, state="gone", message="the Ray head has ended", cluster=job.cluster)
+        known = JobStatus(name=job.name, state="waiting", cluster=job.cluster, dashboard_url=head.url)
+        try:
+            answer = await self._ask(head, "GET", f"/api/jobs/{job.name}")
+        except UnreachableError:
+            return known
+        except ApiError:
+            return replace(known, state="gone", message="the Ray head does not know this job")
+        state = DRIVER_STATES[answer["status"]]
+        message = "" if state in ("waiting", "running") else first_line(answer.get("message") or "")
+        if state in ("waiting", "running") and utc_now() > datetime.fromisoformat(job.deadline):
+            await self._stop(job)
+            return replace(known, state="failed", message="DeadlineExceeded: the job was stopped")
+        return replace(known, state=state, message=message)
+
+    async def _stop(self, job: _Job) -> None:
+        """Stop the driver and return once it has ended; Ray kills it three seconds after asking."""
+        head = self._head(job.cluster)
+        if head is None or not _alive(head):
+            return
+        try:
+            await self._ask(head, "POST", f"/api/jobs/{job.name}/stop")
+            async with asyncio.timeout(60):
+                while DRIVER_STATES[(await self._ask(head, "GET", f"/api/jobs/{job.name}"))["status"]] in (
+                    "waiting",
+                    "running",
+                ):
+                    await asyncio.sleep(0.5)
+        except TimeoutError:
+            raise ApiError(f"job {job.name} is still running a minute after it was told to stop") from None
+        except KubeRayError:
+            return  # the head went away meanwhile, and the job with it
+
+    async def _answers(self, head: _Head) -> bool:
+        try:
+            await self._ask(head, "GET", "/api/jobs/", attempts=1)
+        except KubeRayError:
+            return False
+        return True
+
+    async def _ask(self, head: _Head, method: str, path: str, attempts: int = 5, json: Any = None) -> Any:
+        """Raises ApiError where the head says no, UnreachableError where it does not answer."""
+        headers = {"X-Ray-Authorization": f"Bearer {head.token}"}
+        for attempt in range(attempts):
+            await asyncio.sleep(min(attempt, 3))
+            try:
+                timeout = aiohttp.ClientTimeout(total=30)
+                async with self._session.request(
+                    method, head.url + path, json=json, headers=headers, timeout=timeout
+                ) as answer:
+                    if answer.status < 400:
+                        return await answer.json()
+                    problem = f"{answer.status} {first_line(await answer.text())}"
+                    if answer.status not in (502, 503, 504):
+                        raise ApiError(f"{method} {path} on the Ray head: {problem}")
+            except (aiohttp.ClientError, TimeoutError) as error:
+                problem = str(error) or type(error).__name__
+        raise UnreachableError(f"{method} {path} on the Ray head {head.name}: {problem}")
+
+    # --- records --------------------------------------------------------------------------------------------------
+
+    def _folder(self, name: str) -> Path:
+        return self._settings.folder / hashlib.sha256(name.encode()).hexdigest()[:8]
+
+    def _job_path(self, name: str) -> Path:
+        return self._settings.folder / "jobs" / f"{name}.json"
+
+    def _heads(self) -> Iterator[_Head]:
+        for path in sorted(self._settings.folder.glob("*/head.json")):
+            if (document := _read(path)) is not None:
+                yield _Head(**document)
+
+    def _jobs(self) -> Iterator[_Job]:
+        for path in sorted(self._settings.folder.glob("jobs/*.json")):
+            if (document := _read(path)) is not None:
+                yield _Job(**document)
+
+    def _head(self, name: str) -> _Head | None:
+        document = _read(self._folder(name) / "head.json")
+        return _Head(**document) if document else None
+
+    def _job(self, name: str) -> _Job | None:
+        document = _read(self._job_path(name))
+        return _Job(**document) if document else None
+
+    def _job_and_head(self, name: str) -> tuple[_Job | None, _Head | None]:
+        job = self._job(name)
+        return job, self._head(job.cluster) if job else None
+
+    def _write_job(self, job: _Job) -> None:
+        _write(self._job_path(job.name), asdict(job))
+
+
+def _metadata(claim: Claim, spec: dict[str, Any], expires_at: datetime) -> Metadata:
+    return {"labels": claim.labels, "annotations": names.annotations(claim, spec, expires_at)}
+
+
+def _total_resources(spec: ClusterSpec) -> dict[str, float]:
+    """One machine stands for the largest cluster: every custom resource a job may ask for is there."""
+    total = dict(spec.head.ray_resources)
+    for group in spec.workers:
+        for name, amount in group.ray_resources.items():
+            total[name] = total.get(name, 0) + amount * group.max_replicas
+    return total
+
+
+def _environment(ray_python: str, token: str) -> dict[str, str]:
+    """Ours without Airflow's secrets, with `python` meaning the interpreter that has Ray."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW", "_AIRFLOW", "RAY_"))}
+    path = os.pathsep.join([str(Path(ray_python).parent), kept.get("PATH", os.defpath)])
+    return {**kept, "PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def _detach(command: list[str], log: Path, environment: dict[str, str]) -> int:
+    """Start a command in a session of its own, as nobody's child, and return its process group."""
+    script = 'setsid "$@" </dev/null >"$0" 2>&1 & echo $!'
+    started = subprocess.run(
+        ["sh", "-c", script, str(log), *command], env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return int(started.stdout)
+
+
+def _alive(head: _Head) -> bool:
+    """Whether the process that leads the group runs, and is the one we started rather than a later one of that id."""
+    return _started_ticks(head.group) == head.started_ticks != 0
+
+
+def _end(head: _Head) -> None:
+    """TERM to the group, then KILL to what is left of it."""
+    if _started_ticks(head.group) not in (0, head.started_ticks):
+        return
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(head.group, sign)
+        except ProcessLookupError:
+            return
+        if _wait_for_end(head.group):
+            return
+    raise ApiError(f"processes of the local Ray head {head.name} (group {head.group}) outlive SIGKILL")
+
+
+def _wait_for_end(group: int) -> bool:
+
+    for _ in range(STOP_TIMEOUT_S * 10):
+        if not _has_members(group):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _has_members(group: int) -> bool:
+    """Whether a process of the group runs; zombies, which only wait to be reaped, do not count."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        state, process_group, _ = _stat(path)
+        if process_group == group and state not in "ZX":
+            return True
+    return False
+
+
+def _started_ticks(pid: int) -> int:
+    """Clock ticks between boot and the start of a process; 0 where it does not run."""
+    state, _, ticks = _stat(Path(f"/proc/{pid}/stat"))
+    return 0 if state in "ZX" else ticks
+
+
+def _stat(path: Path) -> tuple[str, int, int]:
+    """State, process group and start time, from proc(5); ("X", 0, 0) where the process is gone."""
+    try:
+        fields = path.read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return "X", 0, 0
+    return fields[0], int(fields[2]), int(fields[19])
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    """Whole or not at all, and for this user only: a head's record holds its token."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
+    with os.fdopen(handle, "w") as file:
+        json.dump(document, file)
+    os.replace(temporary, path)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        document: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        raise InvalidSpecError([f"{path} is not a record of the local backend; delete it"]) from None
+    return document
