@@ -8,6 +8,7 @@ process of its own: of two in one process, the one loaded second is up to a fift
 
 ours, peer      completion tokens per second, median over rounds
 ratio           median over rounds of ours / peer in the same round
+cpu_ratio       the same per CPU second: what to read where other work shares the machine and no GPU does the work
 load_s          seconds until each engine was ready, the import of vLLM included, one after the other
 """
 
@@ -52,21 +53,21 @@ def main() -> None:
         engines[name].submit(load, name).result()
         load_s[name] = round(time.perf_counter() - began, 1)
     rates: dict[str, list[float]] = {name: [] for name in engines}
+    cpu_rates: dict[str, list[float]] = {name: [] for name in engines}
     for number in range(parsed.rounds + 1):  # the first warms up
         batch = batch_of(f"round {number}", parsed.max_tokens)
         for name in list(engines)[:: 1 if number % 2 else -1]:
-            began = time.perf_counter()
-            num_tokens = engines[name].submit(run, batch).result()
-            seconds = time.perf_counter() - began
+            num_tokens, wall_s, cpu_s = engines[name].submit(run, batch).result()
             if number:
-                rates[name].append(num_tokens / seconds)
-                print(f"round {number}  {name}  {num_tokens} tokens  {num_tokens / seconds:.1f} tokens/s", flush=True)
-    ratios = [a / b for a, b in zip(rates["ours"], rates["peer"], strict=True)]
+                rates[name].append(num_tokens / wall_s)
+                cpu_rates[name].append(num_tokens / cpu_s)
+                print(f"round {number}  {name}  {num_tokens} tokens  {wall_s:.2f} s  {cpu_s:.2f} CPU-s", flush=True)
     result = {
         "benchmark": "llm",
         "ours": round(statistics.median(rates["ours"]), 1),
         "peer": round(statistics.median(rates["peer"]), 1),
-        "ratio": round(statistics.median(ratios), 3),
+        "ratio": ratio(rates),
+        "cpu_ratio": ratio(cpu_rates),
         "unit": "completion tokens/s",
         "model": SPEC.model,
         "num_prompts": len(batch_of("", 1)),
@@ -104,9 +105,15 @@ def load(name: str) -> None:
         ask.append(lambda batch: chat(peer, batch))
 
 
-def run(batch: Sequence[Prompt]) -> int:
-    """Completion tokens of one batch."""
-    return ask[0](batch)
+def run(batch: Sequence[Prompt]) -> tuple[int, float, float]:
+    """One batch: its completion tokens, and what it took in seconds and in CPU seconds of all the process's threads."""
+    began, cpu_began = time.perf_counter(), time.process_time()
+    num_tokens = ask[0](batch)
+    return num_tokens, time.perf_counter() - began, time.process_time() - cpu_began
+
+
+def ratio(rates: dict[str, list[float]]) -> float:
+    return round(statistics.median(a / b for a, b in zip(rates["ours"], rates["peer"], strict=True)), 3)
 
 
 def load_peer() -> Any:

@@ -105,7 +105,9 @@ def run(spec: RunSpec, *, dry_run: bool = False, retry_failed: bool = False) -> 
         persist(plan, ledger)
         measured = execute(spec, plan, ledger, run_id)
     settle(ledger, plan.fingerprints["redact"])
-    report = write_report(spec, plan, ledger, run_id, began_unix_s, measured)
+    report = count(spec, plan, ledger, run_id, began_unix_s, measured)
+    if not plan.nothing_to_do or not storage.exists(storage.join(ledger.output_uri, "report.json")):
+        write_report(report, ledger)  # a run that did nothing leaves the report of the one that did
     print_summary(report, ledger.output_uri)
     all_failed = report.num_calls > 0 and report.num_failed == report.num_calls
     return 0 if report.accounted and not all_failed else 1
@@ -194,13 +196,11 @@ def _followed(pipeline: "Pipeline", progress: Progress, measured: Measured) -> I
     take()
 
 
-def write_report(
-    spec: RunSpec, plan: Plan, ledger: Ledger, run_id: str, began_unix_s: float, measured: Measured
-) -> Report:
-    """Count what the committed files hold against the plan; write report.json and report.html."""
+def count(spec: RunSpec, plan: Plan, ledger: Ledger, run_id: str, began_unix_s: float, measured: Measured) -> Report:
+    """Count what the committed files hold against the plan."""
     planned = frozenset(call.call_id for call in plan.calls)
     found = recount(ledger, planned, plan.fingerprints)
-    report = build_report(
+    return build_report(
         RunFacts(
             run_id=run_id,
             started_unix_s=began_unix_s,
@@ -220,9 +220,12 @@ def write_report(
             call_files=spec.output.call_files,
         )
     )
+
+
+def write_report(report: Report, ledger: Ledger) -> None:
+    """Put report.json and report.html beside the data."""
     storage.write_bytes(storage.join(ledger.output_uri, "report.json"), render_json(report))
     storage.write_bytes(storage.join(ledger.output_uri, "report.html"), render_html(report))
-    return report
 
 
 def describe(spec: RunSpec, plan: Plan) -> str:

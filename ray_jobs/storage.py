@@ -77,6 +77,15 @@ def stat(uri: str) -> ObjectInfo:
     return ObjectInfo(uri=uri, size_bytes=head["ContentLength"], version=head["ETag"].strip('"'))
 
 
+def exists(uri: str) -> bool:
+    """Whether there is an object. Raises PermissionError or RetryableError where that cannot be told."""
+    try:
+        stat(uri)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def read_bytes(uri: str, *, version: str | None = None) -> bytes:
     """The whole object. Raises ChangedError where `version` is given and no longer the stored one."""
     if is_s3(uri):
