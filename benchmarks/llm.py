@@ -37,7 +37,10 @@ LONG_ANSWER = {
 }
 SAMPLES = Path(__file__).parents[1] / "tests" / "data" / "sample_calls"
 
-ask: list[Callable[[Sequence[Prompt]], int]] = []
+Tokens = list[tuple[int, int]]
+"""Of each prompt: its own tokens and its completion's."""
+
+ask: list[Callable[[Sequence[Prompt]], Tokens]] = []
 """In an engine's own process, the one way to ask it."""
 
 
@@ -56,12 +59,14 @@ def main() -> None:
     cpu_rates: dict[str, list[float]] = {name: [] for name in engines}
     for number in range(parsed.rounds + 1):  # the first warms up
         batch = batch_of(f"round {number}", parsed.max_tokens)
-        for name in list(engines)[:: 1 if number % 2 else -1]:
-            num_tokens, wall_s, cpu_s = engines[name].submit(run, batch).result()
-            if number:
-                rates[name].append(num_tokens / wall_s)
-                cpu_rates[name].append(num_tokens / cpu_s)
-                print(f"round {number}  {name}  {num_tokens} tokens  {wall_s:.2f} s  {cpu_s:.2f} CPU-s", flush=True)
+        names = ("ours", "peer") if number % 2 else ("peer", "ours")
+        measured = {name: engines[name].submit(run, batch).result() for name in names}
+        assert measured["ours"][0] == measured["peer"][0], "the engines were not asked the same"
+        for name, (tokens, wall_s, cpu_s) in measured.items() if number else ():
+            num_tokens = sum(completion_tokens for _, completion_tokens in tokens)
+            rates[name].append(num_tokens / wall_s)
+            cpu_rates[name].append(num_tokens / cpu_s)
+            print(f"round {number}  {name}  {num_tokens} tokens  {wall_s:.2f} s  {cpu_s:.2f} CPU-s", flush=True)
     result = {
         "benchmark": "llm",
         "ours": round(statistics.median(rates["ours"]), 1),
@@ -99,17 +104,17 @@ def load(name: str) -> None:
     torch.set_num_threads(max(1, round(SPEC.actors.num_cpus)))  # the peer runs in this thread, ours limits its own
     if name == "ours":
         ours = VllmLocal(SPEC)
-        ask.append(lambda batch: sum(completion.completion_tokens for completion in ours.generate(batch)))
+        ask.append(lambda batch: [(c.prompt_tokens, c.completion_tokens) for c in ours.generate(batch)])
     else:
         peer = load_peer()
         ask.append(lambda batch: chat(peer, batch))
 
 
-def run(batch: Sequence[Prompt]) -> tuple[int, float, float]:
-    """One batch: its completion tokens, and what it took in seconds and in CPU seconds of all the process's threads."""
+def run(batch: Sequence[Prompt]) -> tuple[Tokens, float, float]:
+    """One batch: its tokens, and what it took in seconds and in CPU seconds of all the process's threads."""
     began, cpu_began = time.perf_counter(), time.process_time()
-    num_tokens = ask[0](batch)
-    return num_tokens, time.perf_counter() - began, time.process_time() - cpu_began
+    tokens = ask[0](batch)
+    return tokens, time.perf_counter() - began, time.process_time() - cpu_began
 
 
 def ratio(rates: dict[str, list[float]]) -> float:
@@ -125,7 +130,7 @@ def load_peer() -> Any:
     return LLM(**engine_arguments(SPEC, folder, on_cpu=bool(current_platform.is_cpu())))
 
 
-def chat(peer: Any, batch: Sequence[Prompt]) -> int:
+def chat(peer: Any, batch: Sequence[Prompt]) -> Tokens:
     from vllm import SamplingParams
     from vllm.sampling_params import StructuredOutputsParams
 
@@ -141,7 +146,7 @@ def chat(peer: Any, batch: Sequence[Prompt]) -> int:
         ],
         use_tqdm=False,
     )
-    return sum(len(output.outputs[0].token_ids) for output in outputs)
+    return [(len(output.prompt_token_ids), len(output.outputs[0].token_ids)) for output in outputs]
 
 
 if __name__ == "__main__":

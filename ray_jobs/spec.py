@@ -120,7 +120,7 @@ class AsrSpec(Section):
     model: str = Field(default="whisper-base", description="a packaged name, a folder, an s3:// prefix or a hub id")
     language: str | None = Field(default="en", description="ISO 639-1 code; null detects it per channel")
     beam_size: Count = 1
-    compute_type: str = Field(default="auto", description="auto: int8 on a CPU, float16 on a GPU")
+    compute_type: str = Field(default="auto", description="auto: what the engine does best on its device")
     batch_size: Count = _tuning(16, "windows decoded together")
     actors: ActorSpec = _tuning(ActorSpec(), "the pool of engines")
 

@@ -67,13 +67,13 @@ class VllmLocal:
         loaded: Future[Any] = Future()
         self._stopped = threading.Event()
         threading.Thread(target=self._run, args=(spec, loaded), name="vllm", daemon=True).start()
-        self._renderer = loaded.result()
+        self._tokenizer = loaded.result()
         self._load_s = time.monotonic() - began
         _log.info("%s loaded in %.0f s", spec.model, self._load_s)
 
     def count_tokens(self, text: str) -> int:
         with self._tokenizer_lock:
-            return len(self._renderer.get_tokenizer().encode(text, add_special_tokens=False))
+            return len(self._tokenizer.encode(text, add_special_tokens=False))
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Completion]:
         requests = [self._render(prompt) for prompt in prompts]
@@ -90,20 +90,17 @@ class VllmLocal:
 
     def _render(self, prompt: Prompt) -> _Request:
         from vllm import SamplingParams
-        from vllm.exceptions import VLLMClientError
-        from vllm.renderers import ChatParams
+        from vllm.inputs.engine import tokens_input
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
-        conversation: Any = [{"role": message.role, "content": message.content} for message in prompt.messages]
-        try:
-            with self._tokenizer_lock:
-                _, (rendered,) = self._renderer.render_chat([conversation], ChatParams())
-        except VLLMClientError as error:  # longer than the context without any completion
-            raise ValueError(_one_line(error)) from None
-        num_tokens = len(rendered["prompt_token_ids"])
-        if num_tokens + prompt.max_tokens > self.context_tokens:
+        conversation = [{"role": message.role, "content": message.content} for message in prompt.messages]
+        with self._tokenizer_lock:
+            token_ids = self._tokenizer.apply_chat_template(
+                conversation, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+        if len(token_ids) + prompt.max_tokens > self.context_tokens:
             raise ValueError(
-                f"a prompt of {num_tokens} tokens and a completion of {prompt.max_tokens} do not fit "
+                f"a prompt of {len(token_ids)} tokens and a completion of {prompt.max_tokens} do not fit "
                 f"the context of {self.context_tokens}"
             )
         params = SamplingParams(
@@ -113,7 +110,7 @@ class VllmLocal:
             output_kind=RequestOutputKind.FINAL_ONLY,
             structured_outputs=None if prompt.schema is None else StructuredOutputsParams(json=dict(prompt.schema)),
         )
-        return _Request(prompt=rendered, params=params)
+        return _Request(prompt=tokens_input(token_ids), params=params)
 
     # ------------------------------------------------------------------------------------- the engine's own thread
 
@@ -123,7 +120,7 @@ class VllmLocal:
         except BaseException as error:  # to whoever waits for the constructor
             loaded.set_exception(error)
             return
-        loaded.set_result(engine.renderer)
+        loaded.set_result(engine.get_tokenizer())
         waiting: dict[str, _Request] = {}
         try:
             self._step_until_closed(engine, waiting)

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from ray_jobs.engines import text, weights
 from ray_jobs.engines.asr import Segment, Window, WindowText, WindowWord
-from ray_jobs.engines.faster_whisper import timed_words
 from ray_jobs.engines.whisper_align import POSITION_S, token_starts
 from ray_jobs.engines.whisper_decode import Decoded, WhisperDecoder
 from ray_jobs.engines.whisper_features import RATE_HZ, LogMel, num_samples
 from ray_jobs.engines.whisper_model import Decoder, Encoder
 from ray_jobs.engines.whisper_vocabulary import Vocabulary
 from ray_jobs.engines.whisper_weights import load_checkpoint
+from ray_jobs.engines.word_times import timed_words
 from ray_jobs.errors import ModelError, SpecError
 from ray_jobs.spec import AsrSpec
 

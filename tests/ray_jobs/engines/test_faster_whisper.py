@@ -11,8 +11,9 @@ import pytest
 
 from ray_jobs.engines import weights
 from ray_jobs.engines.asr import Window
-from ray_jobs.engines.faster_whisper import FasterWhisper, resample, timed_words
+from ray_jobs.engines.faster_whisper import FasterWhisper, resample
 from ray_jobs.engines.load_asr import load_asr
+from ray_jobs.engines.word_times import timed_words
 from ray_jobs.errors import ModelError
 from ray_jobs.spec import AsrSpec
 

@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
+from ray_jobs.engines import weights
 from ray_jobs.engines.llm import Message, Prompt
 from ray_jobs.errors import ModelError, RetryableError
 from ray_jobs.records import Transcript, Utterance
@@ -87,6 +88,21 @@ def test_the_same_batch_gives_the_same_text(engine: Any) -> None:
     assert [completion.text for completion in first] == [completion.text for completion in second]
 
 
+def test_a_prompt_is_put_into_the_models_chat_template_up_to_the_answer(engine: Any) -> None:
+    from transformers import AutoTokenizer
+
+    asked = Prompt(
+        messages=(Message(role="system", content="Be brief."), Message(role="user", content="Hello.")),
+        max_tokens=1,
+        schema=None,
+    )
+    conversation = [{"role": message.role, "content": message.content} for message in asked.messages]
+    tokenizer = AutoTokenizer.from_pretrained(weights.resolve(SPEC.model))
+    token_ids = tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=False)
+    assert tokenizer.decode(token_ids).endswith("Hello.<|im_end|>\n<|im_start|>assistant\n")
+    assert engine.generate([asked])[0].prompt_tokens == len(token_ids)
+
+
 def test_an_answer_that_reaches_its_budget_says_so(engine: Any) -> None:
     (completion,) = engine.generate([prompt("Count.", numbers(50), max_tokens=10)])
     assert (completion.finish_reason, completion.completion_tokens) == ("length", 10)
@@ -129,7 +145,7 @@ def test_tokens_are_counted_in_the_models_own_vocabulary(engine: Any) -> None:
     ("bad", "message"),
     [
         (prompt("word " * 2000), "do not fit the context of 2048"),
-        (prompt("word " * 3000), "maximum context length is 2048"),
+        (prompt("word " * 3000), "do not fit the context of 2048"),
         (prompt("Answer.", {"type": "string", "pattern": "("}), "[Rr]egex"),
     ],
 )
