@@ -116,7 +116,7 @@ class VllmLocal:
 
     def _run(self, spec: LlmSpec, loaded: "Future[Any]") -> None:
         try:
-            engine = _load(spec)
+            engine = load_engine(spec)
         except BaseException as error:  # to whoever waits for the constructor
             loaded.set_exception(error)
             return
@@ -181,7 +181,7 @@ class VllmLocal:
                 request.done.set_exception(failure)
 
 
-def _load(spec: LlmSpec) -> Any:
+def load_engine(spec: LlmSpec) -> Any:
     folder = weights.resolve(spec.model, "vllm_local")
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -52,6 +53,22 @@ def captured(path: Path) -> Iterator[None]:
             for fd, copy in saved:
                 os.dup2(copy, fd)
                 os.close(copy)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_flask() -> Iterator[None]:
+    """Hides what an actor never imports: vLLM looks into every loaded module, and the request proxies of Flask, which
+    the S3 server and Airflow of other tests load into this process, do not bear that."""
+    proxies = sys.modules.get("werkzeug.local")
+    hidden = {
+        name: module
+        for name, module in list(sys.modules.items())
+        if proxies and any(type(value) is proxies.LocalProxy for value in vars(module).values())
+    }
+    for name in hidden:
+        del sys.modules[name]
+    yield
+    sys.modules.update(hidden)
 
 
 @pytest.fixture(scope="module")
