@@ -41,7 +41,7 @@ Tokens = list[tuple[int, int]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--max-tokens", type=int, default=32)
     parsed = parser.parse_args()
     began = time.perf_counter()
@@ -93,7 +93,7 @@ def load() -> dict[str, Callable[[Sequence[Prompt]], Tokens]]:
         set_num_threads(NUM_THREADS)
         return peer.llm_engine
 
-    vllm_local.load_engine = adopt
+    vllm_local.load_engine = adopt  # type: ignore[assignment]
     ours = vllm_local.VllmLocal(SPEC)
     return {
         "ours": lambda batch: [(c.prompt_tokens, c.completion_tokens) for c in ours.generate(batch)],
@@ -110,6 +110,7 @@ def chat(peer: Any, batch: Sequence[Prompt]) -> Tokens:
         [
             SamplingParams(
                 temperature=0.0,
+                repetition_penalty=SPEC.repetition_penalty,
                 max_tokens=prompt.max_tokens,
                 structured_outputs=StructuredOutputsParams(json=dict(prompt.schema or {})),
             )
