@@ -208,7 +208,7 @@ class LlmSpec(Section):
             max_tokens=64,
         ),
     )
-    kv_cache_gib: Positive = _tuning(1.0, "memory for attention keys and values")
+    kv_cache_gib: Positive = _tuning(1.0, "memory for attention keys and values, on a CPU")
     gpu_memory_fraction: Annotated[float, Field(gt=0, le=1)] = _tuning(
         0.9, "share of the GPU's memory this engine may take"
     )
@@ -268,7 +268,8 @@ class RunSpec(Section):
         Raises SpecError where a task names a prompt that does not exist.
         """
         analyse = _shape(self.llm)
-        analyse["prompts"] = {task.name: prompts.load(task.prompt).content_hash for task in self.llm.tasks}
+        versions = [task.prompt for task in self.llm.tasks] + [prompts.CONDENSE]
+        analyse["prompts"] = {version: prompts.load(version).content_hash for version in versions}
         shapes = {
             "etl": _shape(self.etl),
             "asr": {**_shape(self.asr), "channels": _shape(self.channels)},

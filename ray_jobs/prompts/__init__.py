@@ -19,6 +19,9 @@ import yaml
 
 from ray_jobs.errors import SpecError
 
+CONDENSE = "condense/v1"
+"""The prompt that turns a part of a transcript too long for the context into notes."""
+
 _FOLDER = Path(__file__).parent
 _VARIABLE = re.compile(r"\{\{\s*(.*?)\s*\}\}")
 _LABELS = "{{labels}}"

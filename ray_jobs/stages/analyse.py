@@ -21,7 +21,6 @@ from ray_jobs.prompts import PromptFile, Rendered
 from ray_jobs.records import Insight, Transcript
 from ray_jobs.spec import LlmSpec, TaskSpec
 
-CONDENSE_PROMPT = "condense/v1"
 """Part of this stage's code: a new version means a new number in spec.STAGE_VERSIONS."""
 
 _MAX_NOTES_TOKENS = 320
@@ -187,7 +186,7 @@ def _fit(texts: Mapping[str, str], engine: LlmEngine, room: int) -> tuple[dict[s
 
 def _condense(texts: Mapping[str, str], engine: LlmEngine) -> dict[str, tuple[str, str]]:
     """Per call its notes, part by part, and the first error."""
-    file = prompts.load(CONDENSE_PROMPT)
+    file = prompts.load(prompts.CONDENSE)
     max_tokens = min(_MAX_NOTES_TOKENS, engine.context_tokens // 8)
     room = _room(engine, file, max_tokens)
     questions = {
