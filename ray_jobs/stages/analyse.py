@@ -21,8 +21,6 @@ from ray_jobs.prompts import PromptFile, Rendered
 from ray_jobs.records import Insight, Transcript
 from ray_jobs.spec import LlmSpec, TaskSpec
 
-"""Part of this stage's code: a new version means a new number in spec.STAGE_VERSIONS."""
-
 _MAX_NOTES_TOKENS = 320
 _MAX_ROUNDS = 4  # of condensing; each shrinks a text about tenfold at 4,096 tokens of context
 _MARGIN_TOKENS = 128  # the chat template around the messages, and the complaint in a second prompt
