@@ -46,19 +46,13 @@ class Transcribe:
         attempt = ray.get(self._board.begin.remote(partition_id))
         prepared = handoff.fetch(self._board, partition_id)
         if prepared is None:  # the task was run again after its partition's commit
-            return _tag(records.outcomes_to_table(self._stored(partition_id)), partition_id)
+            return _committed(self._spec, partition_id)
         began = time.time()
         rows = records.table_to_audio(prepared.select(records.AUDIO_SCHEMA.names))
         _record_etl(self._board, prepared, rows)
         outcomes = self._transcribe(rows, partition_id, attempt)
         _record(self._board, partition_id, "asr", began, outcomes)
         return _tag(records.outcomes_to_table(outcomes), partition_id)
-
-    def _stored(self, partition_id: str) -> list[Outcome]:
-        output_uri = storage.normalise(self._spec.output.uri)
-        ledger = Ledger(output_uri)
-        fingerprint = self._spec.fingerprints()["redact"]
-        return stored_outcomes(output_uri, ledger.load_marker("transcripts", fingerprint, partition_id))
 
     def _transcribe(self, rows: Sequence[CallAudio | Failure], partition_id: str, attempt: Attempt) -> list[Outcome]:
         from ray_jobs.stages.transcribe import transcribe
@@ -84,6 +78,7 @@ class Redact:
 
     def __init__(self, spec: RunSpec, board: Any, run_id: str) -> None:
         began_unix_s = time.time()
+        self._spec = spec
         self._board = board
         self._redactor = _redactor(spec.redact)
         self._sink = Sink(spec, run_id)
@@ -93,8 +88,8 @@ class Redact:
         from ray_jobs.stages.redact import redact
 
         partition_id, outcomes = _untag(table)
-        if ray.get(self._board.is_committed.remote(partition_id)):
-            return table
+        if ray.get(self._board.is_committed.remote(partition_id)):  # run again; what came in is not redacted
+            return _committed(self._spec, partition_id)
         began = time.time()
         outcomes = redact(outcomes, self._redactor)
         partition = ray.get(self._board.partition.remote(partition_id))
@@ -163,6 +158,13 @@ def stored_outcomes(output_uri: str, marker: Marker) -> list[Outcome]:
         is_failures = name.startswith("failures/")
         outcomes.extend(records.table_to_failures(table) if is_failures else records.table_to_transcripts(table))
     return outcomes
+
+
+def _committed(spec: RunSpec, partition_id: str) -> pa.Table:
+    """What an actor passes on for a partition of this run that is committed already: the outcomes as stored."""
+    ledger = Ledger(storage.normalise(spec.output.uri))
+    marker = ledger.load_marker("transcripts", spec.fingerprints()["redact"], partition_id)
+    return _tag(records.outcomes_to_table(stored_outcomes(ledger.output_uri, marker)), partition_id)
 
 
 def _num_threads(num_cpus: float) -> int:

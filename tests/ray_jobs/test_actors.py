@@ -1,6 +1,7 @@
 """Actors on real Ray: a call that kills its actor becomes one failure, and its neighbours succeed."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,14 @@ import pytest
 import ray
 
 from ray_jobs import handoff, records, runtime
-from ray_jobs.actors import summarise
+from ray_jobs.actors import Redact, summarise
 from ray_jobs.ledger import Partition
 from ray_jobs.pipeline import _stage
 from ray_jobs.records import CallAudio, Failure, Span, Transcript
 from ray_jobs.spec import RunSpec
 from spark_etl.job import WAVE_SCHEMA
 from tests.ray_jobs.deadly_engine import DEADLY_SAMPLE, DeadlyTranscribe
-from tests.ray_jobs.outputs import a_call, spec_for
+from tests.ray_jobs.outputs import a_call, a_transcript, commit, spec_for
 
 pytestmark = pytest.mark.integration
 
@@ -64,6 +65,17 @@ def test_a_call_that_kills_its_actor_is_the_only_one_lost(spec: RunSpec) -> None
     assert (lost.code, lost.stage) == ("asr_crashed", "asr")
     assert all(isinstance(found[i], Transcript) for i in (0, 2))
     assert "died of call deadly" in " ".join(ray.get(board.warnings.remote(0)))
+
+
+def test_redaction_run_again_after_its_commit_passes_on_what_was_stored(spec: RunSpec) -> None:
+    partition = commit(spec, [a_transcript("a", "[PERSON_1]")])
+    board = handoff.start_board([partition], max_uncommitted=1)
+    ray.get(board.commit.remote(partition.partition_id))
+    redact = Redact.__new__(Redact)  # no recognisers: nothing is left for them to do
+    redact._spec, redact._board = spec, board
+    unredacted = records.outcomes_to_table([replace(a_transcript("a", "Helen"), redacted=False)])
+    passed_on = redact(unredacted.append_column("partition_id", pa.array([partition.partition_id])))
+    assert records.table_to_outcomes(passed_on.drop_columns(["partition_id"])) == [a_transcript("a", "[PERSON_1]")]
 
 
 def test_a_plan_that_cannot_be_placed_is_refused(spec: RunSpec) -> None:
