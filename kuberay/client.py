@@ -1,8 +1,8 @@
 """The backend that is KubeRay: RayClusters and RayJobs through the Kubernetes API, over kubernetes_asyncio.
 
 The rights it needs are those of kuberay/manifests/rbac.yaml: rayclusters and rayjobs (get, list, watch, create, patch,
-delete), pods (list) and their logs (get), events (list). It never reads a Secret and never talks to a Ray head: a job's log is the
-log of the pod that KubeRay submits it with, which outlives the cluster.
+delete), pods (list) and their logs (get), events (list). It never reads a Secret and never talks to a Ray head: a
+job's log is the log of the pod that KubeRay submits it with, which outlives the cluster.
 """
 
 import asyncio

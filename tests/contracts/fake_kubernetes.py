@@ -2,7 +2,8 @@
 
 Custom objects have create, get, list (label and field selectors), watch, merge-patch and delete with foreground
 propagation, resource versions, uids, 409 AlreadyExists and 410 for old versions; pods have list and logs with stamps.
-`warnings` are events of type Warning; `faults` are answers given in place of the real one; `script` is what the operator writes into a RayJob's status.
+`warnings` are events of type Warning; `faults` are answers given in place of the real one; `script` is what the
+operator writes into a RayJob's status.
 """
 
 import asyncio
