@@ -71,7 +71,9 @@ def _corpus(options: argparse.Namespace, _rest: Sequence[str]) -> int:
         print(json.dumps({"manifest": str(options.manifest), "num_calls": options.calls}))
         return 0
     made = corpus.make_corpus(hours=options.hours, seed=options.seed, speech_folder=options.speech)
-    print(json.dumps({name: getattr(made, name) for name in ("folder", "num_calls", "audio_s", "silent_share", "seed")}))
+    print(
+        json.dumps({name: getattr(made, name) for name in ("folder", "num_calls", "audio_s", "silent_share", "seed")})
+    )
     return 0
 
 

