@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlparse
 from ray_jobs.errors import OutputError, RetryableError, SpecError
 
 READ_THREADS = 32
+PUBLIC, PRIVATE = 0o644, 0o600  # modes of local files
 
 MAX_ATTEMPTS = 8
 """Tries of one S3 request, with growing pauses, where the store throttles or does not answer."""
@@ -30,6 +31,7 @@ class ObjectInfo:
     uri: str
     size_bytes: int
     version: str
+    modified_unix_s: float
 
 
 class ChangedError(Exception):
@@ -74,7 +76,10 @@ def stat(uri: str) -> ObjectInfo:
     if not is_s3(uri):
         return _local_info(uri, os.stat(uri))
     head = _s3(uri, lambda s3, where: s3.head_object(**where))
-    return ObjectInfo(uri=uri, size_bytes=head["ContentLength"], version=head["ETag"].strip('"'))
+    modified = head["LastModified"].timestamp()
+    return ObjectInfo(
+        uri=uri, size_bytes=head["ContentLength"], version=head["ETag"].strip('"'), modified_unix_s=modified
+    )
 
 
 def exists(uri: str) -> bool:
@@ -120,15 +125,23 @@ def write_bytes(uri: str, data: bytes) -> None:
     if is_s3(uri):
         _s3(uri, lambda s3, where: s3.put_object(**where, Body=data))
         return
-    temporary = _write_beside(uri, data)
-    os.replace(temporary, uri)
+    os.replace(_write_beside(uri, data, PUBLIC), uri)
+
+
+def write_private(uri: str, data: bytes, *, kms_key_id: str | None = None) -> None:
+    """`write_bytes` for what only its owner may read: mode 0600 on disk; on S3 under the key, where one is given."""
+    if is_s3(uri):
+        encryption = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key_id} if kms_key_id else {}
+        _s3(uri, lambda s3, where: s3.put_object(**where, Body=data, **encryption))
+        return
+    os.replace(_write_beside(uri, data, PRIVATE), uri)
 
 
 def create_bytes(uri: str, data: bytes) -> bool:
     """Put an object only where there is none; False where there was one. Of several writers, one gets True."""
     if is_s3(uri):
         return bool(_s3(uri, lambda s3, where: s3.put_object(**where, Body=data, IfNoneMatch="*"), exists=False))
-    temporary = _write_beside(uri, data)
+    temporary = _write_beside(uri, data, PUBLIC)
     try:
         os.link(temporary, uri)  # unlike rename, fails where the name is taken
     except FileExistsError:
@@ -177,10 +190,15 @@ def _list_local(root: str) -> Iterator[ObjectInfo]:
 
 
 def _local_info(path: str, status: os.stat_result) -> ObjectInfo:
-    return ObjectInfo(uri=path, size_bytes=status.st_size, version=f"{status.st_size}-{status.st_mtime_ns}")
+    return ObjectInfo(
+        uri=path,
+        size_bytes=status.st_size,
+        version=f"{status.st_size}-{status.st_mtime_ns}",
+        modified_unix_s=status.st_mtime,
+    )
 
 
-def _write_beside(path: str, data: bytes) -> str:
+def _write_beside(path: str, data: bytes, mode: int) -> str:
     """A complete, synced temporary file in the folder of `path`."""
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
@@ -189,7 +207,7 @@ def _write_beside(path: str, data: bytes) -> str:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    os.chmod(temporary, 0o644)
+    os.chmod(temporary, mode)
     return temporary
 
 
@@ -246,7 +264,10 @@ def _list_s3(uri: str) -> Iterator[ObjectInfo]:
         for item in page.get("Contents", ()):
             if not item["Key"].endswith("/"):
                 name = f"s3://{where['Bucket']}/{item['Key']}"
-                yield ObjectInfo(uri=name, size_bytes=item["Size"], version=item["ETag"].strip('"'))
+                modified = item["LastModified"].timestamp()
+                yield ObjectInfo(
+                    uri=name, size_bytes=item["Size"], version=item["ETag"].strip('"'), modified_unix_s=modified
+                )
         if not page["IsTruncated"]:
             return
         token = {"ContinuationToken": page["NextContinuationToken"]}
