@@ -34,7 +34,8 @@ from ray_jobs.runtime import MemoryWatch, cpu_slots, engine_noise_to, gpu_slots,
 from ray_jobs.settle import settle
 from ray_jobs.spec import STAGES, RunSpec
 from ray_jobs.stages.analyse import check_tasks
-from spark_etl.plan import SPEECH_SHARE, Plan, make_plan, persist
+from spark_etl.partition import SPEECH_SHARE
+from spark_etl.plan import Plan, make_plan, persist
 
 if TYPE_CHECKING:
     from ray_jobs.pipeline import Pipeline
