@@ -5,7 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from ray_jobs import storage
 from ray_jobs.errors import CallError, RetryableError
 from ray_jobs.intermediate import Intermediate
 from ray_jobs.ledger import Partition
-from ray_jobs.records import AUDIO_SCHEMA, Call, CallAudio, Failure, StageEvent, audio_to_table
+from ray_jobs.records import AUDIO_SCHEMA, Call, StageEvent, audio_to_table
 from ray_jobs.spec import EtlSpec, SparkSpec
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def _store(
 ) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         for plan in batch.column("plan").to_pylist():
-            partition = _partition(plan)
+            partition = Partition.from_document(json.loads(plan))
             table = prepared_table(plan, etl)
             failures = table.filter(table["failure"].is_valid()).select(["call_id", "failure"]).to_pylist()
             codes = {row["call_id"]: row["failure"]["code"] for row in failures}
@@ -192,10 +192,9 @@ def prepared_table(plan: str, etl: EtlSpec) -> pa.Table:
     """One partition (as JSON), fetched, decoded and cut to speech: under WAVE_SCHEMA, one row per call in order."""
     from spark_etl.prepare import prepare_partition
 
-    partition = _partition(plan)
+    partition = Partition.from_document(json.loads(plan))
     began = time.time()
-    prepared = prepare_partition(partition.calls, etl, read_call)
-    table = audio_to_table([_as_shown(row, call) for row, call in zip(prepared, partition.calls, strict=True)])
+    table = audio_to_table(prepare_partition(partition.calls, etl, read_call))
     where = {
         "partition_id": partition.partition_id,
         "start_unix_s": began,
@@ -207,11 +206,6 @@ def prepared_table(plan: str, etl: EtlSpec) -> pa.Table:
             WAVE_SCHEMA.field(name), pa.array([value] * table.num_rows, WAVE_SCHEMA.field(name).type)
         )
     return table
-
-
-def _partition(plan: str) -> Partition:
-    document = json.loads(plan)
-    return Partition(partition_id=document["partition_id"], calls=tuple(Call(**call) for call in document["calls"]))
 
 
 def etl_event(prepared: pa.Table) -> StageEvent:
@@ -245,8 +239,3 @@ def read_call(call: Call) -> bytes:
         ) from None
     except (RetryableError, OSError) as error:
         raise CallError("storage", f"{call.source}: {' '.join(str(error).split())}") from None
-
-
-def _as_shown(row: CallAudio | Failure, call: Call) -> CallAudio | Failure:
-    """The row under the name that outputs may show."""
-    return replace(row, uri=call.source)
