@@ -29,6 +29,9 @@ STAGE_VERSIONS = {"etl": 1, "asr": 1, "redact": 1, "analyse": 1}
 
 STAGES = tuple(STAGE_VERSIONS)
 
+TORCH_TYPES = ("auto", "float32", "bfloat16", "float16")
+"""Compute types of the engines that run on torch."""
+
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -116,13 +119,27 @@ class ActorSpec(Section):
 
 
 class AsrSpec(Section):
-    engine: Literal["faster_whisper", "whisper_torch"] = "faster_whisper"
-    model: str = Field(default="whisper-base", description="a packaged name, a folder, an s3:// prefix or a hub id")
+    engine: Literal["faster_whisper", "whisper_torch", "whisper_vllm", "ctc_torch"] = "faster_whisper"
+    model: str = Field(
+        default="whisper-base",
+        description="a packaged name, a folder, an s3:// prefix or a hub id; for ctc_torch a folder or prefix of "
+        "ctc.json and model.safetensors or model.pt",
+    )
     language: str | None = Field(default="en", description="ISO 639-1 code; null detects it per channel")
     beam_size: Count = 1
     compute_type: str = Field(default="auto", description="auto: what the engine does best on its device")
     batch_size: Count = _tuning(16, "windows decoded together")
     actors: ActorSpec = _tuning(ActorSpec(), "the pool of engines")
+
+    @model_validator(mode="after")
+    def _engine_can(self) -> "AsrSpec":
+        if self.engine not in ("whisper_vllm", "ctc_torch"):
+            return self
+        if self.beam_size != 1:
+            raise ValueError(f"beam_size {self.beam_size}: {self.engine} decodes greedily; set 1, or faster_whisper")
+        if self.compute_type not in TORCH_TYPES:
+            raise ValueError(f"compute_type {self.compute_type}: {self.engine} takes {', '.join(TORCH_TYPES)}")
+        return self
 
 
 Entity = Literal[

@@ -29,11 +29,12 @@ class Vocabulary:
         ids = self._tokenizer.get_vocab()
         try:
             self.end = ids["<|endoftext|>"]
-            self._start, self._transcribe = ids["<|startoftranscript|>"], ids["<|transcribe|>"]
+            self._start, self.transcribe = ids["<|startoftranscript|>"], ids["<|transcribe|>"]
             self._no_timestamps, translate = ids["<|notimestamps|>"], ids["<|translate|>"]
         except KeyError as error:
             raise ModelError(f"{path}: lacks the token {error}; it is not Whisper's tokenizer") from None
         self.no_speech = self._no_timestamps - 1
+        self.first_timestamp = self._no_timestamps + 1
         # Models whose vocabulary ends two tokens earlier know English only, and take no language token.
         multilingual = vocab_size >= 51865
         codes = {token[2:-2]: i for token, i in ids.items() if re.fullmatch(r"<\|[a-z]{2,3}\|>", token)}
@@ -47,7 +48,7 @@ class Vocabulary:
         """The tokens before the text: transcribe `language`, without timestamps."""
         if not self.languages:
             return [self._start, self._no_timestamps]
-        return [self._start, self.languages[language], self._transcribe, self._no_timestamps]
+        return [self._start, self.languages[language], self.transcribe, self._no_timestamps]
 
     def text(self, tokens: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=False))
