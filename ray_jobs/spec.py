@@ -120,6 +120,13 @@ class ActorSpec(Section):
             raise ValueError(f"min_actors {self.min_actors} is above max_actors {self.max_actors}")
         return self
 
+    @field_validator("num_gpus")
+    @classmethod
+    def _whole_above_one(cls, num_gpus: float) -> float:
+        if num_gpus > 1 and num_gpus != int(num_gpus):
+            raise ValueError("above 1 it is a whole number: an actor has a part of one GPU, or several of its own")
+        return num_gpus
+
 
 class AsrSpec(Section):
     engine: Literal["faster_whisper", "whisper_torch", "whisper_vllm", "ctc_torch"] = "faster_whisper"
@@ -270,6 +277,16 @@ class LlmSpec(Section):
                 raise ValueError("actors.num_gpus: engine openai_endpoint runs no model here; leave it at 0")
         elif self.endpoint is not None:
             raise ValueError(f"endpoint: engine {self.engine} asks no server; set engine: openai_endpoint")
+        return self
+
+    @model_validator(mode="after")
+    def _leaves_room_on_its_gpu(self) -> "LlmSpec":
+        share = self.actors.num_gpus
+        if self.engine == "vllm_local" and 0 < share < 1 and self.gpu_memory_fraction > share:
+            raise ValueError(
+                f"gpu_memory_fraction {self.gpu_memory_fraction} is above actors.num_gpus {share}: vLLM would take "
+                "memory of the engines it shares the GPU with; lower it"
+            )
         return self
 
     @field_validator("tasks")

@@ -11,10 +11,10 @@ from ray_jobs.errors import ModelError
 class CtcConfig(BaseModel):
     """The file's keys; a folder made from a torchaudio bundle:
 
-        bundle = torchaudio.pipelines.HUBERT_ASR_LARGE
-        torch.save(bundle.get_model().state_dict(), "model.pt")  # of `.model` inside, where the bundle wraps one
-        ctc.json: {"shape": "hubert_large", "labels": [*bundle.get_labels()], "language": "en",
-                   "normalize_waveform": true}
+    bundle = torchaudio.pipelines.HUBERT_ASR_LARGE
+    torch.save(bundle.get_model().state_dict(), "model.pt")  # of `.model` inside, where the bundle wraps one
+    ctc.json: {"shape": "hubert_large", "labels": [*bundle.get_labels()], "language": "en",
+               "normalize_waveform": true}
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -22,6 +22,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from ray_jobs.engines.ctc_config import read_ctc_config
 from ray_jobs.errors import ModelError, RetryableError
 
 _REQUIREMENTS = Path(__file__).parents[2] / "requirements" / "weights.txt"
@@ -174,7 +175,9 @@ def _check_folder(model: str, engine: str | None) -> Path:
     folder = _folder(model)
     _check_names(model, [path.name for path in folder.iterdir()], engine)
     _check_safetensors(model, folder)
-    if engine is not None and engine.startswith("whisper_"):
+    if engine == "ctc_torch":
+        read_ctc_config(folder)
+    if engine in ("whisper_torch", "whisper_vllm"):
         _check_whisper(model, folder, engine)
     return folder
 

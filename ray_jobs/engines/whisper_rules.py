@@ -1,9 +1,4 @@
-"""What Whisper may write next, inside vLLM: the language first, then text in pairs of timestamps.
-
-vLLM decodes freely; the model's own rules (Radford et al., 2022, section 2.3 and its reference decoder) are laid over
-its logits here. A request starts from the token `<|startoftranscript|>` alone, so that its first step shows both the
-language and how likely there is no speech. Written against vLLM 0.32.
-"""
+"""Whisper's rules inside vLLM, which decodes freely by itself: they are laid over its logits. Written for vLLM 0.32."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,44 +9,9 @@ from torch import Tensor
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
+from ray_jobs.engines.whisper_grammar import Grammar
 from ray_jobs.engines.whisper_vocabulary import Vocabulary
 from ray_jobs.engines.whisper_weights import read_suppressed
-
-_MAX_FIRST_TIMESTAMP = 50
-"""Text starts in a window's first second, as in the reference: a later start is speech passed over."""
-
-
-class Grammar:
-    """Which tokens may follow: a function of the tokens so far."""
-
-    def __init__(self, vocabulary: Vocabulary, vocab_size: int) -> None:
-        self.end = vocabulary.end
-        self.first_timestamp = vocabulary.first_timestamp
-        self.num_header_tokens = 2 if vocabulary.languages else 0  # language and task
-        self._last_timestamp = vocab_size - 1
-        self._languages = vocabulary.languages
-        self._transcribe = vocabulary.transcribe
-
-    def next(self, tokens: Sequence[int], language: str | None) -> tuple[int, int, int]:
-        """(lowest, first, last): allowed are the text tokens from `lowest` to the end token, and first to last."""
-        said = tokens[self.num_header_tokens :]
-        if len(tokens) < self.num_header_tokens:
-            return (self.end + 1, *self._header(len(tokens), language))
-        if not said:
-            return self.end + 1, self.first_timestamp, self.first_timestamp + _MAX_FIRST_TIMESTAMP
-        latest = next(token for token in reversed(said) if token >= self.first_timestamp)
-        if said[-1] < self.first_timestamp:  # in the text: it goes on, or is closed by a later time
-            return 0, latest + 1, self._last_timestamp
-        if len(said) == 1 or said[-2] >= self.first_timestamp:  # a text has been opened
-            return 0, self.end, self.end
-        return self.end, latest, self._last_timestamp  # a text has been closed: another one, or the end
-
-    def _header(self, step: int, language: str | None) -> tuple[int, int]:
-        if step == 1:
-            return self._transcribe, self._transcribe
-        if language is not None:
-            return self._languages[language], self._languages[language]
-        return min(self._languages.values()), max(self._languages.values())
 
 
 class WhisperRules(LogitsProcessor):
@@ -60,7 +20,7 @@ class WhisperRules(LogitsProcessor):
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
         model = vllm_config.model_config
         folder, self._vocab_size = Path(model.model), model.hf_config.vocab_size
-        self._grammar = Grammar(Vocabulary(folder, self._vocab_size), self._vocab_size)
+        self._grammar = Grammar(Vocabulary(folder, self._vocab_size))
         self._device = device
         self._positions = torch.arange(self._vocab_size, device=device)
         self._is_written = torch.ones(self._vocab_size, dtype=torch.bool, device=device)
