@@ -44,12 +44,12 @@ class TestCollapse:
 
 @pytest.mark.integration
 class TestEmissions:
-    @pytest.fixture(scope="class", params=["wav2vec2_base", "hubert_base", "layer norms, as the large shapes have"])
+    @pytest.fixture(scope="class", params=["as wav2vec2_base and hubert_base", "layer norms, as the large shapes"])
     def model(self, request: pytest.FixtureRequest) -> Any:
         """Random weights."""
         torch.manual_seed(0)
-        if request.param.endswith("base"):
-            return getattr(torchaudio.models, request.param)(aux_num_out=32).eval()
+        if "base" in request.param:
+            return torchaudio.models.hubert_base(aux_num_out=32).eval()
         large = {**tones.SHAPE, "extractor_mode": "layer_norm", "encoder_layer_norm_first": True}
         dropouts = ("projection_dropout", "attention_dropout", "ff_interm_dropout", "dropout", "layer_drop")
         return torchaudio.models.wav2vec2_model(
@@ -58,9 +58,9 @@ class TestEmissions:
 
     @torch.inference_mode()
     def test_of_a_batch_are_those_of_each_alone(self, model: Any) -> None:
-        lengths = torch.tensor([16_000, 9_000, 400, 12_345])
-        waves = torch.randn(4, 16_000, generator=torch.Generator().manual_seed(1)) * 0.1
-        waves *= torch.arange(16_000) < lengths[:, None]
+        lengths = torch.tensor([8_000, 4_000, 400, 6_345])
+        waves = torch.randn(4, 8_000, generator=torch.Generator().manual_seed(1)) * 0.1
+        waves *= torch.arange(8_000) < lengths[:, None]
         together, num_frames = emissions(model, waves, lengths)
         for i, length in enumerate(lengths.tolist()):
             alone, _ = model(waves[i : i + 1, :length])  # torchaudio's own forward, nothing padded
@@ -70,13 +70,13 @@ class TestEmissions:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # products this small only wait for each other on two
     return tones.trained_folder(tmp_path_factory.mktemp("tones"))
 
 
 @pytest.fixture(scope="module")
 def engine(folder: Path) -> CtcTorch:
-    engine = load_asr(a_spec(folder, batch_size=8), num_threads=2)
+    engine = load_asr(a_spec(folder, batch_size=8), num_threads=1)
     assert isinstance(engine, CtcTorch)
     return engine
 

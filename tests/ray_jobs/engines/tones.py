@@ -29,7 +29,7 @@ SHAPE = {
     "encoder_layer_norm_first": False,
 }
 CTC_JSON = {"shape": SHAPE, "labels": LABELS, "language": "en"}
-NUM_STEPS = 200
+NUM_STEPS = 150
 
 
 @dataclass(frozen=True, kw_only=True)
