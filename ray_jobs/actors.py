@@ -6,8 +6,10 @@ between them is one partition's outcomes (records.OUTCOME_SCHEMA) with its id in
 
 import os
 import socket
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -31,7 +33,10 @@ RESULT_SCHEMA = pa.schema([_PARTITION_ID, pa.field("num_calls", pa.int32()), pa.
 
 
 class Transcribe:
-    """Tickets in, outcomes out: ASR over one partition of speech."""
+    """Tickets in, outcomes out: ASR over one partition of speech.
+
+    Two calls at once: one partition is fetched, packed and written up while the engine decodes the other's windows.
+    """
 
     def __init__(self, spec: RunSpec, board: Any) -> None:
         from ray_jobs.engines.load_asr import load_asr
@@ -40,10 +45,15 @@ class Transcribe:
         self._spec = spec
         self._board = board
         self._engine = load_asr(spec.asr, num_threads=_num_threads(spec.asr.actors.num_cpus))
+        self._gate = Gate()
         _report_start(board, "asr", began_unix_s)
 
     def __call__(self, ticket: pa.Table) -> pa.Table:
         partition_id = ticket["partition_id"][0].as_py()
+        with self._gate.enter(alone=ray.get(self._board.must_be_alone.remote(partition_id))):
+            return self._take(partition_id)
+
+    def _take(self, partition_id: str) -> pa.Table:
         attempt = ray.get(self._board.begin.remote(partition_id))
         prepared = handoff.fetch(self._board, partition_id)
         if prepared is None:  # the task was run again after its partition's commit
@@ -70,6 +80,29 @@ class Transcribe:
             outcomes.extend(transcribe([row], self._engine, self._spec.asr, self._spec.channels))
             ray.get(self._board.clear.remote(partition_id))
         return outcomes
+
+
+class Gate:
+    """Lets several in at once, or one that has to be alone."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._num_inside = 0
+        self._is_closed = False
+
+    @contextmanager
+    def enter(self, *, alone: bool) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_closed and not (alone and self._num_inside))
+            self._num_inside += 1
+            self._is_closed = alone
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._num_inside -= 1
+                self._is_closed = False
+                self._changed.notify_all()
 
 
 class Redact:

@@ -29,6 +29,9 @@ STAGE_VERSIONS = {"etl": 1, "asr": 1, "redact": 1, "analyse": 1}
 
 STAGES = tuple(STAGE_VERSIONS)
 
+TORCH_TYPES = ("auto", "float32", "bfloat16", "float16")
+"""Compute types of the engines that run on torch."""
+
 WAITING_CPUS = 0.1
 """CPU slots of an actor that only waits for a server, unless the spec says otherwise."""
 
@@ -125,15 +128,36 @@ class ActorSpec(Section):
             raise ValueError(f"min_actors {self.min_actors} is above max_actors {self.max_actors}")
         return self
 
+    @field_validator("num_gpus")
+    @classmethod
+    def _whole_above_one(cls, num_gpus: float) -> float:
+        if num_gpus > 1 and num_gpus != int(num_gpus):
+            raise ValueError("above 1 it is a whole number: an actor has a part of one GPU, or several of its own")
+        return num_gpus
+
 
 class AsrSpec(Section):
-    engine: Literal["faster_whisper", "whisper_torch"] = "faster_whisper"
-    model: str = Field(default="whisper-base", description="a packaged name, a folder, an s3:// prefix or a hub id")
+    engine: Literal["faster_whisper", "whisper_torch", "whisper_vllm", "ctc_torch"] = "faster_whisper"
+    model: str = Field(
+        default="whisper-base",
+        description="a packaged name, a folder, an s3:// prefix or a hub id; for ctc_torch a folder or prefix of "
+        "ctc.json and model.safetensors or model.pt",
+    )
     language: str | None = Field(default="en", description="ISO 639-1 code; null detects it per channel")
     beam_size: Count = 1
     compute_type: str = Field(default="auto", description="auto: what the engine does best on its device")
     batch_size: Count = _tuning(16, "windows decoded together")
     actors: ActorSpec = _tuning(ActorSpec(), "the pool of engines")
+
+    @model_validator(mode="after")
+    def _engine_can(self) -> "AsrSpec":
+        if self.engine not in ("whisper_vllm", "ctc_torch"):
+            return self
+        if self.beam_size != 1:
+            raise ValueError(f"beam_size {self.beam_size}: {self.engine} decodes greedily; set 1, or faster_whisper")
+        if self.compute_type not in TORCH_TYPES:
+            raise ValueError(f"compute_type {self.compute_type}: {self.engine} takes {', '.join(TORCH_TYPES)}")
+        return self
 
 
 Entity = Literal[
@@ -261,6 +285,16 @@ class LlmSpec(Section):
                 raise ValueError("actors.num_gpus: engine openai_endpoint runs no model here; leave it at 0")
         elif self.endpoint is not None:
             raise ValueError(f"endpoint: engine {self.engine} asks no server; set engine: openai_endpoint")
+        return self
+
+    @model_validator(mode="after")
+    def _leaves_room_on_its_gpu(self) -> "LlmSpec":
+        share = self.actors.num_gpus
+        if self.engine == "vllm_local" and 0 < share < 1 and self.gpu_memory_fraction > share:
+            raise ValueError(
+                f"gpu_memory_fraction {self.gpu_memory_fraction} is above actors.num_gpus {share}: vLLM would take "
+                "memory of the engines it shares the GPU with; lower it"
+            )
         return self
 
     @field_validator("tasks")

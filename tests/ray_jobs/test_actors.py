@@ -1,5 +1,6 @@
 """Actors on real Ray: a call that kills its actor becomes one failure, and its neighbours succeed."""
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,13 @@ import pytest
 import ray
 
 from ray_jobs import handoff, records, runtime
-from ray_jobs.actors import Redact, summarise
+from ray_jobs.actors import Gate, Redact, summarise
 from ray_jobs.ledger import Partition
 from ray_jobs.pipeline import _stage
-from ray_jobs.records import CallAudio, Failure, Span, Transcript
+from ray_jobs.records import CallAudio, Failure, Span
 from ray_jobs.spec import RunSpec
 from spark_etl.job import WAVE_SCHEMA
-from tests.ray_jobs.deadly_engine import DEADLY_SAMPLE, DeadlyTranscribe
+from tests.ray_jobs.deadly_engine import DEADLY_SAMPLE, SLOW_SAMPLE, DeadlyTranscribe
 from tests.ray_jobs.outputs import a_call, a_transcript, commit, spec_for
 
 pytestmark = pytest.mark.integration
@@ -52,19 +53,50 @@ def prepared(partition_id: str, rows: list[CallAudio | Failure]) -> pa.Table:
 
 
 def test_a_call_that_kills_its_actor_is_the_only_one_lost(spec: RunSpec) -> None:
-    ids = ["a", "deadly", "b"]
-    partition = Partition(partition_id="p-1", calls=tuple(a_call(call_id) for call_id in ids))
-    board = handoff.start_board([partition], max_uncommitted=1)
-    table = prepared("p-1", [audio(i, DEADLY_SAMPLE if i == "deadly" else 5) for i in ids])
-    ray.get(board.post.remote("p-1", [ray.put(table)]))
-    outcomes = _stage(handoff.read_tickets(board, [partition], 1), DeadlyTranscribe, spec.asr.actors, spec, board)
-    (found,) = [records.table_to_outcomes(t.drop_columns(["partition_id"])) for t in ray.get(outcomes.to_arrow_refs())]
-    assert [outcome.call_id for outcome in found] == ids
-    lost = found[1]
-    assert isinstance(lost, Failure)
-    assert (lost.code, lost.stage) == ("asr_crashed", "asr")
-    assert all(isinstance(found[i], Transcript) for i in (0, 2))
+    """Two partitions are in the actor at once: the one that dies of its neighbour is given out again whole."""
+    samples = {"p-1": {"a": 5, "deadly": DEADLY_SAMPLE, "b": 5}, "p-2": {"c": SLOW_SAMPLE, "d": SLOW_SAMPLE}}
+    partitions = [Partition(partition_id=p, calls=tuple(map(a_call, calls))) for p, calls in samples.items()]
+    board = handoff.start_board(partitions, max_uncommitted=2)
+    for partition_id, calls in samples.items():
+        table = prepared(partition_id, [audio(call_id, sample) for call_id, sample in calls.items()])
+        ray.get(board.post.remote(partition_id, [ray.put(table)]))
+    tickets = handoff.read_tickets(board, partitions, 2)
+    stream = _stage(tickets, DeadlyTranscribe, spec.asr.actors, spec, board, concurrent_calls=2)
+    tables = {table["partition_id"][0].as_py(): table for table in ray.get(stream.to_arrow_refs())}
+    found = {p: records.table_to_outcomes(table.drop_columns(["partition_id"])) for p, table in tables.items()}
+    assert {p: [outcome.call_id for outcome in outcomes] for p, outcomes in found.items()} == {
+        p: list(calls) for p, calls in samples.items()
+    }
+    (lost,) = [outcome for outcomes in found.values() for outcome in outcomes if isinstance(outcome, Failure)]
+    assert (lost.call_id, lost.code, lost.stage) == ("deadly", "asr_crashed", "asr")
     assert "died of call deadly" in " ".join(ray.get(board.warnings.remote(0)))
+
+
+class TestGate:
+    def test_lets_two_in_at_once(self) -> None:
+        gate = Gate()
+        with gate.enter(alone=False):
+            assert self.enter(gate, alone=False).wait(10)
+
+    @pytest.mark.parametrize(("inside", "outside"), [(True, False), (False, True), (True, True)])
+    def test_one_that_is_to_be_alone_is_alone(self, inside: bool, outside: bool) -> None:
+        gate = Gate()
+        with gate.enter(alone=inside):
+            entered = self.enter(gate, alone=outside)
+            assert not entered.wait(0.1)
+        assert entered.wait(10)
+
+    @staticmethod
+    def enter(gate: Gate, *, alone: bool) -> threading.Event:
+        """Somebody else wants in; the event is set once they are."""
+        entered = threading.Event()
+
+        def enter() -> None:
+            with gate.enter(alone=alone):
+                entered.set()
+
+        threading.Thread(target=enter, daemon=True).start()
+        return entered
 
 
 def test_redaction_run_again_after_its_commit_passes_on_what_was_stored(spec: RunSpec) -> None:

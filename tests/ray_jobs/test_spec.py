@@ -34,6 +34,13 @@ class TestMistakes:
             ({}, "input is missing; set it, or pass --input"),
             ({**INPUT, "etl": {"vad": {"threshold": 2}}}, r"etl.vad.threshold: .*less than 1 \(got 2\)"),
             ({**INPUT, "asr": {"actors": {"min_actors": 3}}}, "asr.actors: min_actors 3 is above max_actors 1"),
+            ({**INPUT, "asr": {"actors": {"num_gpus": 1.5}}}, "asr.actors.num_gpus: above 1 it is a whole number"),
+            ({**INPUT, "asr": {"engine": "ctc_torch", "beam_size": 5}}, "asr: beam_size 5: ctc_torch decodes greedily"),
+            (
+                {**INPUT, "asr": {"engine": "whisper_vllm", "compute_type": "int8"}},
+                "asr: compute_type int8: whisper_vllm takes auto, float32",
+            ),
+            ({**INPUT, "llm": {"actors": {"num_gpus": 0.5}}}, "llm: gpu_memory_fraction 0.9 is above .*num_gpus 0.5"),
             ({**INPUT, "redact": {"mode": "off"}}, "redact.mode: .*'drop' or 'store_unredacted'"),
             ({**INPUT, "redact": {"entities": ["PRESON"]}}, "redact.entities.0: Input should be 'PERSON'"),
             ({**INPUT, "redact": {"mode": "hash"}}, "redact: mode hash needs hash_key_env"),

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -55,29 +54,13 @@ def captured(path: Path) -> Iterator[None]:
                 os.close(copy)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def without_flask() -> Iterator[None]:
-    """Hides what an actor never imports: vLLM looks into every loaded module, and the request proxies of Flask, which
-    the S3 server and Airflow of other tests load into this process, do not bear that."""
-    proxies = sys.modules.get("werkzeug.local")
-    hidden = {
-        name: module
-        for name, module in list(sys.modules.items())
-        if proxies and any(type(value) is proxies.LocalProxy for value in vars(module).values())
-    }
-    for name in hidden:
-        del sys.modules[name]
-    yield
-    sys.modules.update(hidden)
-
-
 @pytest.fixture(scope="module")
 def load_output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("vllm") / "output"
 
 
 @pytest.fixture(scope="module")
-def engine(load_output: Path) -> Iterator[Any]:
+def engine(without_flask: None, load_output: Path) -> Iterator[Any]:
     from ray_jobs.engines.load_llm import load_llm
 
     with captured(load_output):
