@@ -14,7 +14,8 @@ from ray_jobs.engines.llm import Prompt
 from ray_jobs.errors import FatalError, RetryableError, SpecError
 from ray_jobs.records import Transcript, Utterance
 from ray_jobs.spec import LlmSpec, TaskSpec
-from ray_jobs.stages.analyse import analyse, check_tasks, split_text
+from ray_jobs.stages.analyse import analyse, check_tasks
+from ray_jobs.stages.asking import split_text
 from tests.ray_jobs.engines.fake_llm import FakeLlm
 
 LABELS = ("resolved", "follow_up")
