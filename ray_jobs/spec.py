@@ -446,6 +446,8 @@ def _put(document: dict[str, Any], dotted: str, value: Any) -> None:
     *parents, last = dotted.split(".")
     for parent in parents:
         document = document.setdefault(parent, {})
+        if not isinstance(document, dict):
+            raise SpecError(f"{dotted}: {parent} holds {document!r}, not a mapping with keys of its own")
     document[last] = value
 
 
