@@ -41,6 +41,7 @@ class _Request:
     prompt: Any  # vLLM's tokenised input
     params: Any  # vLLM's SamplingParams
     done: "Future[Completion]" = field(default_factory=Future)
+    began: float = field(default_factory=time.monotonic)
 
 
 class VllmLocal:
@@ -81,7 +82,14 @@ class VllmLocal:
         return [request.done.result() for request in requests]
 
     def stats(self) -> dict[str, float]:
-        return {**self._counters, "busy_s": self._busy_s, "load_s": self._load_s}
+        """Counters, load_s, and completion_tokens_per_s of busy time; cached_prompt_tokens hit the prefix cache."""
+        rate = self._counters["completion_tokens"] / self._busy_s if self._busy_s else 0.0
+        return {
+            **self._counters,
+            "busy_s": self._busy_s,
+            "load_s": self._load_s,
+            "completion_tokens_per_s": rate,
+        }
 
     def close(self) -> None:
         """Stop the engine and free its memory; unanswered prompts fail."""
@@ -154,25 +162,26 @@ class VllmLocal:
             began = time.monotonic()
             for output in engine.step():
                 if output.finished:
-                    self._answer(output, waiting.pop(output.request_id).done)
+                    self._answer(output, waiting.pop(output.request_id))
             self._busy_s += time.monotonic() - began
 
-    def _answer(self, output: Any, done: "Future[Completion]") -> None:
+    def _answer(self, output: Any, request: _Request) -> None:
         answer = output.outputs[0]
         if answer.finish_reason not in ("stop", "length"):
-            done.set_exception(ValueError(f"vLLM gave up on a prompt (finish_reason {answer.finish_reason})"))
+            request.done.set_exception(ValueError(f"vLLM gave up on a prompt (finish_reason {answer.finish_reason})"))
             return
         completion = Completion(
             text=answer.text,
             finish_reason=answer.finish_reason,
             prompt_tokens=len(output.prompt_token_ids),
             completion_tokens=len(answer.token_ids),
+            latency_s=time.monotonic() - request.began,
         )
         self._counters["num_prompts"] += 1
         self._counters["prompt_tokens"] += completion.prompt_tokens
         self._counters["cached_prompt_tokens"] += output.num_cached_tokens or 0
         self._counters["completion_tokens"] += completion.completion_tokens
-        done.set_result(completion)
+        request.done.set_result(completion)
 
     def _refuse(self, failure: Exception) -> None:
         """Answer whatever still comes, for as long as the process lives: nobody may wait for an engine that is gone."""

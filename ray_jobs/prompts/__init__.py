@@ -107,9 +107,9 @@ def read(reference: str, folder: Path) -> str:
     Raises SpecError where it cannot be read.
     """
     if reference.startswith(_MLFLOW):
-        from ray_jobs.prompts import registry
+        from ray_jobs.prompts.registry import read_entry
 
-        return registry.read(reference.removeprefix(_MLFLOW))
+        return read_entry(reference.removeprefix(_MLFLOW))
     try:
         return (folder / reference).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -10,7 +10,7 @@ from typing import Any
 from ray_jobs.errors import SpecError
 
 
-def read(reference: str) -> str:
+def read_entry(reference: str) -> str:
     """The template of NAME/VERSION, VERSION a number. Raises SpecError: no such entry, no registry, no MLflow."""
     if not re.fullmatch(r"[^/]+/[0-9]+", reference):
         raise SpecError(f"prompt mlflow:{reference}: the form is mlflow:NAME/VERSION, VERSION a number")

@@ -13,7 +13,7 @@ from ray_jobs.errors import FatalError, SpecError
 from ray_jobs.prompts import PromptFile
 from ray_jobs.records import Insight, Transcript
 from ray_jobs.spec import JudgeSpec, LlmSpec, PromptUse, TaskSpec
-from ray_jobs.stages.asking import Answer, Fitted, Question, ask, dumps, fit, one_line, room
+from ray_jobs.stages.asking import Answer, Fitted, Question, ask, dumps, fit, inert, one_line, room
 
 _SCORE = {"type": "integer", "minimum": 1, "maximum": 5}
 
@@ -79,12 +79,7 @@ def dialogue(transcript: Transcript) -> str:
     """What a model reads of a call: "" where nobody spoke."""
     if not any(utterance.text.strip() for utterance in transcript.utterances):
         return ""
-    return _inert(transcript.dialogue())
-
-
-def _inert(text: str) -> str:
-    """Text without angle brackets, of which chat templates' control tokens are made."""
-    return text.replace("<", "\u2039").replace(">", "\u203a")
+    return inert(transcript.dialogue())
 
 
 def _check_kind(use: PromptUse, file: PromptFile, kind: str) -> None:
@@ -168,7 +163,7 @@ def _judgements(
 ) -> list[Insight]:
     """One Insight per answer: the judge's, or that there was nothing to judge."""
     file = judge.file
-    judged = {call_id: _inert(dumps(answer.value)) for call_id, answer in answers.items() if not answer.error}
+    judged = {call_id: inert(dumps(answer.value)) for call_id, answer in answers.items() if not answer.error}
     longest = max(judged.values(), key=engine.count_tokens, default="")
     around = file.render(answer=longest, rubric=judge.rubric)
     fitted = fit(

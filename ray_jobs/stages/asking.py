@@ -81,6 +81,11 @@ class Fitted:
     spent: Spent = field(default_factory=Spent)
 
 
+def inert(text: str) -> str:
+    """Text without angle brackets, of which chat templates' control tokens are made."""
+    return text.replace("<", "\u2039").replace(">", "\u203a")
+
+
 # --------------------------------------------------------------------------------------------------------- long calls
 
 
@@ -197,13 +202,15 @@ def _parse(completion: Completion, asked: Rendered) -> tuple[Any, str]:
     """The document and "", or None and what is wrong with it."""
     try:
         value = json.loads(completion.text)
+        if repeats(value, asked.system):  # before anything quotes it
+            return None, "it repeats its instructions"
         jsonschema.Draft202012Validator(asked.schema).validate(value)
         dumps(value).encode()
     except jsonschema.ValidationError as error:
         return None, one_line(f"it does not obey the schema: {error.message}")
     except (ValueError, RecursionError) as error:
         return None, "it was cut off" if completion.finish_reason == "length" else one_line(f"it is not JSON: {error}")
-    return (None, "it repeats its instructions") if repeats(value, asked.system) else (value, "")
+    return value, ""
 
 
 def repeats(value: Any, instructions: str) -> bool:
