@@ -20,7 +20,7 @@ from ray_jobs.records import Insight
 from ray_jobs.spec import LlmSpec
 
 _REQUEST_BOUNDS_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 120.0, 300.0)
-_SCORE_BOUNDS = (1.0, 2.0, 3.0, 4.0, 5.0)
+_SCORE_BOUNDS = (0.5, 1.5, 2.5, 3.5, 4.5, 5.5)  # Ray sums the middles of the buckets: so, the scores themselves
 
 
 class EngineMetrics:

@@ -287,7 +287,9 @@ class LlmSpec(Section):
     prices: dict[str, PriceSpec] = _tuning(
         {}, "what a model's tokens cost, by its name; for the report and the metrics"
     )
-    kv_cache_gib: Positive = _tuning(1.0, "memory for attention keys and values, on a CPU")
+    kv_cache_gib: Positive | None = _tuning(
+        None, "memory for attention keys and values; null: 1 on a CPU, on a GPU what gpu_memory_fraction leaves"
+    )
     gpu_memory_fraction: Annotated[float, Field(gt=0, le=1)] = _tuning(
         0.9, "share of the GPU's memory this engine may take"
     )

@@ -33,6 +33,8 @@ ENVIRONMENT = {
 }
 """Read by vLLM and torch when they are imported; what the user has set stays, but for the first."""
 
+_CPU_KV_CACHE_GIB = 1.0
+
 _log = logging.getLogger(__name__)
 
 
@@ -49,7 +51,8 @@ class VllmLocal:
     same text as far as the kernels' rounding allows: the batch a prompt falls into can change it.
 
     On a CPU the model runs on `spec.actors.num_cpus` threads, uncompiled (compiling takes a minute and gains a fifth),
-    with `spec.kv_cache_gib` of attention cache; on a GPU vLLM takes `spec.gpu_memory_fraction` of the memory.
+    with `spec.kv_cache_gib` of attention cache; on a GPU vLLM takes `spec.gpu_memory_fraction` of the memory, or the
+    attention cache the spec asks for.
 
     Raises ModelError where the weights cannot be loaded; `generate` raises ValueError for a prompt that does not fit
     the context or a schema that cannot be compiled, and RetryableError once the engine has failed: it stays failed.
@@ -215,6 +218,7 @@ def load_engine(spec: LlmSpec) -> Any:
 
 def engine_arguments(spec: LlmSpec, folder: Path, *, on_cpu: bool) -> dict[str, Any]:
     """What vLLM is started with: keywords of its EngineArgs, and of its LLM."""
+    kv_cache_gib = spec.kv_cache_gib or (_CPU_KV_CACHE_GIB if on_cpu else None)
     return {
         "model": str(folder),
         "served_model_name": spec.model,
@@ -223,7 +227,7 @@ def engine_arguments(spec: LlmSpec, folder: Path, *, on_cpu: bool) -> dict[str, 
         "max_num_seqs": spec.max_batch,
         "enable_prefix_caching": True,
         "gpu_memory_utilization": spec.gpu_memory_fraction,
-        "kv_cache_memory_bytes": int(spec.kv_cache_gib * 2**30) if on_cpu else None,
+        "kv_cache_memory_bytes": int(kv_cache_gib * 2**30) if kv_cache_gib else None,
         "enforce_eager": on_cpu,
         # Blank space is what a guided model pads with when it does not know how to go on.
         "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
