@@ -43,7 +43,11 @@ def analyse(
         own = (judges or {}).get(judge.name)
         read = texts if own else {call_id: one.text for call_id, one in fitted.items()}
         by_use[judge.name] = _judgements(judge, own or engine, read, answers[judge.task])
-    return [insights[number] for number in range(len(transcripts)) for insights in by_use.values()]
+    return [
+        replace(insights[number], metadata=transcript.metadata)
+        for number, transcript in enumerate(transcripts)
+        for insights in by_use.values()
+    ]
 
 
 def check_tasks(llm: LlmSpec) -> None:
