@@ -18,6 +18,7 @@ import ray
 from ray_jobs import handoff, records, storage
 from ray_jobs.handoff import Attempt
 from ray_jobs.ledger import CallState, Ledger, Marker
+from ray_jobs.metrics import EngineMetrics, MeteredLlm, count_insights
 from ray_jobs.records import CallAudio, Failure, Insight, Outcome, StageEvent, StartUp, Transcript, failed
 from ray_jobs.sinks import Sink, read_parquet
 from ray_jobs.spec import RedactSpec, RunSpec
@@ -46,6 +47,7 @@ class Transcribe:
         self._board = board
         self._engine = load_asr(spec.asr, num_threads=_num_threads(spec.asr.actors.num_cpus))
         self._gate = Gate()
+        self._metrics = EngineMetrics("asr", self._engine.model_name)
         _report_start(board, "asr", began_unix_s)
 
     def __call__(self, ticket: pa.Table) -> pa.Table:
@@ -62,6 +64,7 @@ class Transcribe:
         rows = records.table_to_audio(prepared.select(records.AUDIO_SCHEMA.names))
         self._board.record.remote(etl_event(prepared))
         outcomes = self._transcribe(rows, partition_id, attempt)
+        self._metrics.publish(self._engine.stats())
         _record(self._board, partition_id, "asr", began, outcomes)
         return _tag(records.outcomes_to_table(outcomes), partition_id)
 
@@ -147,13 +150,14 @@ class Analyse:
     """Committed outcomes in, committed insights out. Two calls at once, or the engine drains at a partition's edge."""
 
     def __init__(self, spec: RunSpec, board: Any, run_id: str, markers: Sequence[Marker]) -> None:
-        from ray_jobs.engines.load_llm import load_llm
+        from ray_jobs.engines.load_llm import load_judges, load_llm
 
         began_unix_s = time.time()
         self._spec = spec
         self._board = board
         self._states = {marker.partition_id: marker.calls for marker in markers}
-        self._engine = load_llm(spec.llm)
+        self._engine = MeteredLlm(load_llm(spec.llm), spec.llm)
+        self._judges = {name: MeteredLlm(engine, spec.llm) for name, engine in load_judges(spec.llm).items()}
         self._sink = Sink(spec, run_id)
         _report_start(board, "analyse", began_unix_s)
 
@@ -163,9 +167,15 @@ class Analyse:
         partition_id, outcomes = _untag(table)
         began = time.time()
         transcripts = [outcome for outcome in outcomes if isinstance(outcome, Transcript)]
-        allow_unredacted = not self._spec.redact.removes_secrets
-        insights = analyse(transcripts, self._engine, self._spec.llm, allow_unredacted=allow_unredacted)
+        insights = analyse(
+            transcripts,
+            self._engine,
+            self._spec.llm,
+            judges=self._judges,
+            allow_unredacted=not self._spec.redact.removes_secrets,
+        )
         self._sink.commit_insights(partition_id, transcripts, insights, self._states_of(partition_id))
+        count_insights(insights, self._spec.llm)
         _record(self._board, partition_id, "analyse", began, transcripts, _failed_calls(insights))
         return table
 
