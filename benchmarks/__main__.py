@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import corpus, figures, harness
+from benchmarks import corpus, figures, harness, planner, scale
+from kuberay.errors import InvalidSpecError
 
 SUITES = {
     "etl": "benchmarks.etl",
@@ -77,6 +78,29 @@ def _corpus(options: argparse.Namespace, _rest: Sequence[str]) -> int:
     return 0
 
 
+def _plan(options: argparse.Namespace, _rest: Sequence[str]) -> int:
+    try:
+        assumed = scale.load_assumptions(options.assumptions)
+        shapes = planner.plan(options.hours * 3600, assumed)
+        chosen = planner.choose(shapes, deadline_h=options.deadline, budget_usd=options.budget)
+        document = planner.write(options.output, shapes, chosen, assumed, options.profile)
+    except (planner.NoShapeError, InvalidSpecError, OSError, KeyError, TypeError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(planner.as_text(planner.front(shapes), chosen))
+    print(f"run.yaml, cluster.yaml, plan.json and front.png are in {options.output}")
+    print(json.dumps({"benchmark": "plan", **document["recommended"]}))
+    return 0
+
+
+def _hours(text: str) -> float:
+    """8h, 45m or 2d."""
+    units = {"m": 1 / 60, "h": 1.0, "d": 24.0}
+    if text[-1:] not in units:
+        raise argparse.ArgumentTypeError(f"{text}: give minutes, hours or days, as 45m, 8h or 2d")
+    return float(text[:-1]) * units[text[-1]]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -102,6 +126,14 @@ def _parser() -> argparse.ArgumentParser:
     calls.add_argument("--manifest", type=Path, help="write a CSV of --calls calls that need not exist")
     calls.add_argument("--calls", type=int, default=10_000)
     calls.set_defaults(command=_corpus)
+    plan = commands.add_parser("plan", help="which cluster for so many hours of calls, and what it costs")
+    plan.add_argument("--hours", type=float, required=True, help="hours of calls")
+    plan.add_argument("--deadline", type=_hours, help="as 45m, 8h or 2d: the cheapest cluster that keeps it")
+    plan.add_argument("--budget", type=float, help="USD: the fastest cluster within it; with --deadline, both hold")
+    plan.add_argument("--profile", default="standard", help="cluster profile to size, or a cluster.yaml")
+    plan.add_argument("--assumptions", type=Path, default=scale.ASSUMPTIONS, help="rates, prices, start-up times")
+    plan.add_argument("--output", type=Path, default=Path("plan"))
+    plan.set_defaults(command=_plan)
     return parser
 
 

@@ -85,6 +85,12 @@ def make_corpus(*, hours: float, seed: int, speech_folder: Path | None = None, c
     return Corpus(**json.loads(facts.read_text()))
 
 
+def lengths_s(corpus: Corpus) -> list[float]:
+    """Seconds of each call, in the order of their names."""
+    sizes = [path.stat().st_size for path in sorted(Path(corpus.folder).glob("call-*.wav"))]
+    return [size / (2 * RATE_HZ) for size in sizes]
+
+
 def write_manifest(path: Path, num_calls: int, seed: int) -> None:
     """A CSV of `num_calls` calls that need not exist, to plan with: uri, size_bytes, started_at, agent, queue."""
     chance = random.Random(seed)
@@ -92,7 +98,7 @@ def write_manifest(path: Path, num_calls: int, seed: int) -> None:
         rows = csv.writer(file)
         rows.writerow(["uri", "size_bytes", "started_at", "agent", "queue"])
         for number in range(num_calls):
-            size_bytes = 58 + int(_call_s(chance) * RATE_HZ) * 2
+            size_bytes = 58 + int(call_length_s(chance) * RATE_HZ) * 2
             day, hour = divmod(number * 24 // max(1, num_calls // 30), 24)
             started_at = f"2026-10-{day % 30 + 1:02}T{hour:02}:00:00Z"
             uri = f"calls/{number:06}.wav"
@@ -113,7 +119,7 @@ def _write(
     audio_s = silent_s = 0.0
     num_calls = 0
     while audio_s < wanted_s:
-        pcm, turns = _call(chance, clips, min(_call_s(chance), max(MIN_CALL_S, wanted_s - audio_s)))
+        pcm, turns = _call(chance, clips, min(call_length_s(chance), max(MIN_CALL_S, wanted_s - audio_s)))
         name = f"call-{num_calls:05}"
         (folder / f"{name}.wav").write_bytes(mu_law_wav(pcm))
         (folder / f"{name}.json").write_text(json.dumps({"turns": [asdict(turn) for turn in turns]}))
@@ -130,7 +136,8 @@ def _write(
     )
 
 
-def _call_s(chance: random.Random) -> float:
+def call_length_s(chance: random.Random) -> float:
+    """Seconds, as calls of a contact centre last: lognormal around MEDIAN_CALL_S."""
     return min(MAX_CALL_S, max(MIN_CALL_S, chance.lognormvariate(math.log(MEDIAN_CALL_S), CALL_SIGMA)))
 
 

@@ -393,7 +393,7 @@ class RunSpec(Section):
     redact: RedactSpec = RedactSpec()
     llm: LlmSpec = LlmSpec()
     partitions_ahead: Count | None = Field(
-        default=None, description="most uncommitted partitions; null: two per ASR actor and one wave of Spark"
+        default=None, description="most uncommitted partitions; null: two per ASR actor and two waves of Spark"
     )
 
     @property
@@ -412,8 +412,12 @@ class RunSpec(Section):
         return tuple(stage for stage in STAGES if stage != "analyse" or self.analyses)
 
     def max_ahead(self, wave_size: int) -> int:
-        """Most partitions between a source that prepares `wave_size` at once and the ledger."""
-        return self.partitions_ahead or 2 * self.asr.actors.max_actors + wave_size
+        """Most partitions between a source that prepares `wave_size` at once and the ledger.
+
+        By default two per ASR actor and two waves: with one wave, Spark waits for nearly all of it to be transcribed
+        before it begins the next, and the engines stand still meanwhile (benchmarks/simulation.py: a fifth of them).
+        """
+        return self.partitions_ahead or 2 * (self.asr.actors.max_actors + wave_size)
 
     @property
     def max_uncommitted(self) -> int:
