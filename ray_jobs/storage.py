@@ -8,7 +8,7 @@ built-in FileNotFoundError and PermissionError, and RetryableError for what may 
 import functools
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +75,29 @@ def stat(uri: str) -> ObjectInfo:
         return _local_info(uri, os.stat(uri))
     head = _s3(uri, lambda s3, where: s3.head_object(**where))
     return ObjectInfo(uri=uri, size_bytes=head["ContentLength"], version=head["ETag"].strip('"'))
+
+
+def stat_many(uris: Sequence[str]) -> list[ObjectInfo]:
+    """What is stored at each location, in order, asked concurrently; with `version` "" where nothing is, or is shown.
+
+    Raises RetryableError.
+    """
+    if not any(map(is_s3, uris)):
+        return list(map(_stat_or_nothing, uris))  # quicker than handing each to a thread
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        return list(pool.map(_stat_or_nothing, uris))
+
+
+def _stat_or_nothing(uri: str) -> ObjectInfo:
+    try:
+        return stat(uri)
+    except (FileNotFoundError, PermissionError):
+        return nothing_at(uri)
+
+
+def nothing_at(uri: str) -> ObjectInfo:
+    """Stands for an object that is not there."""
+    return ObjectInfo(uri=uri, size_bytes=0, version="")
 
 
 def exists(uri: str) -> bool:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ray_jobs.errors import CallError
+from ray_jobs.records import RawCoding
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
@@ -171,6 +172,7 @@ def _g711_table(a_law: bool) -> Samples:
     return np.where(code & 0x80, -magnitude, magnitude).astype(np.int16)
 
 
+_BIG_ENDIAN = -1  # no format tag of a WAV file
 _A_LAW, _MU_LAW = _g711_table(True), _g711_table(False)
 
 
@@ -189,7 +191,16 @@ _TO_INT16: dict[tuple[int, int], Callable[[npt.NDArray[np.uint8]], Samples]] = {
     (3, 8): lambda raw: _from_float(raw.view("<f8")),
     (6, 1): lambda raw: _A_LAW[raw],
     (7, 1): lambda raw: _MU_LAW[raw],
+    (_BIG_ENDIAN, 2): lambda raw: raw.view(">i2").astype(np.int16),
 }
+
+
+RAW_ENCODINGS = {"mulaw": (7, 1), "alaw": (6, 1), "pcm_u8": (1, 1), "pcm_s16le": (1, 2), "pcm_s16be": (_BIG_ENDIAN, 2)}
+"""The codings of headerless recordings, as format tag and bytes per sample."""
+
+
+def raw_bytes_per_s(raw: RawCoding) -> int:
+    return raw.sample_rate_hz * raw.num_channels * RAW_ENCODINGS[raw.encoding][1]
 
 
 # ------------------------------------------------------------------------------------------------------------ FFmpeg

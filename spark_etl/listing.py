@@ -33,11 +33,21 @@ def select(root: str, listed: Mapping[str, ObjectInfo], selection: InputSpec) ->
 
 
 def is_selected(uri: str, root: str, selection: InputSpec) -> bool:
-    path = PurePosixPath(uri).name if uri == root else storage.relative(uri, root)
-    return _matches(path, selection.include) and not _matches(path, selection.exclude)
+    path = path_below(uri, root)
+    included = (*selection.include, *(glob for raw in selection.raw for glob in raw.globs))
+    return matches(path, included) and not matches(path, selection.exclude)
 
 
-def _matches(path: str, globs: Iterable[str]) -> bool:
+def path_below(uri: str, root: str) -> str:
+    """What globs and patterns see: the path below the input, the whole one where a manifest points elsewhere."""
+    if uri == root:
+        return PurePosixPath(uri).name
+    if uri.startswith(root.rstrip("/") + "/"):
+        return storage.relative(uri, root)
+    return uri.removeprefix("s3:").lstrip("/")
+
+
+def matches(path: str, globs: Iterable[str]) -> bool:
     """Whether any glob matches; `**/` matches any number of folders, none included."""
     lowered = path.lower()
     return any(
