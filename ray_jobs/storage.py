@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import unquote, urlparse
 
 from ray_jobs.errors import OutputError, RetryableError, SpecError
 
 READ_THREADS = 32
+COPY_BYTES = 1 << 20
 
 MAX_ATTEMPTS = 8
 """Tries of one S3 request, with growing pauses, where the store throttles or does not answer."""
@@ -112,13 +113,42 @@ def exists(uri: str) -> bool:
 def read_bytes(uri: str, *, version: str | None = None) -> bytes:
     """The whole object. Raises ChangedError where `version` is given and no longer the stored one."""
     if is_s3(uri):
-        condition = {"IfMatch": f'"{version}"'} if version else {}
-        data: bytes = _s3(uri, lambda s3, where: s3.get_object(**where, **condition)["Body"].read())
+        data: bytes = _s3(uri, lambda s3, where: s3.get_object(**where, **_if_match(version))["Body"].read())
         return data
     with open(uri, "rb") as file:
         if version and _local_info(uri, os.fstat(file.fileno())).version != version:
             raise ChangedError(uri)
         return file.read()
+
+
+def open_bytes(uri: str, *, version: str | None = None) -> BinaryIO:
+    """The object as an open file: the file itself, or a nameless temporary one that an S3 object was copied to.
+
+    Raises ChangedError where `version` is given and no longer the stored one.
+    """
+    if is_s3(uri):
+        return _s3(uri, lambda s3, where: _copied(s3.get_object(**where, **_if_match(version))["Body"]))
+    file = open(uri, "rb")  # noqa: SIM115 - it is the caller's
+    if version and _local_info(uri, os.fstat(file.fileno())).version != version:
+        file.close()
+        raise ChangedError(uri)
+    return file
+
+
+def _copied(body: Any) -> BinaryIO:
+    file: Any = tempfile.TemporaryFile()  # noqa: SIM115 - it is the caller's
+    try:
+        for chunk in body.iter_chunks(COPY_BYTES):
+            file.write(chunk)
+        file.flush()
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _if_match(version: str | None) -> dict[str, str]:
+    return {"IfMatch": f'"{version}"'} if version else {}
 
 
 def read_head(uri: str, num_bytes: int) -> bytes:
