@@ -164,7 +164,7 @@ def _stated(uri: str, row: Facts) -> ObjectInfo | None:
     size, etag = row.get("size_bytes", ""), row.get("etag", "").strip('"')
     if not (storage.is_s3(uri) and etag and size.isdigit()):
         return None
-    return ObjectInfo(uri=uri, size_bytes=int(size), version=etag)
+    return ObjectInfo(uri=uri, size_bytes=int(size), version=etag, modified_unix_s=0.0)
 
 
 def read_sidecars(recordings: Iterable[str], listed: Mapping[str, ObjectInfo]) -> tuple[dict[str, Facts], list[str]]:
