@@ -74,9 +74,18 @@ def is_wav(recording: Recording) -> bool:
 
 
 def decode_pcm(recording: Recording, header: WavHeader) -> Iterator[Block]:
-    """Blocks of a WAV file whose header is `native`, or of a headerless one with its `raw_header`."""
+    """Blocks of a WAV file whose header is `native`, or of a headerless one with its `raw_header`; at least one.
+
+    Raises CallError: `changed` where the file shrinks meanwhile, `empty` where it is too short for one sample.
+    """
     blocks = _convert(recording, header)
-    return blocks if header.native else resample(blocks, output_rate_hz(header.sample_rate_hz))
+    if not header.native:
+        blocks = resample(blocks, output_rate_hz(header.sample_rate_hz))
+    first = next(blocks, None)
+    if first is None:
+        raise CallError("empty", f"{header.num_frames} samples at {header.sample_rate_hz} Hz are none at 16,000 Hz")
+    yield first
+    yield from blocks
 
 
 def raw_header(recording: Recording, raw: RawCoding) -> WavHeader:
@@ -264,6 +273,8 @@ def decode_ffmpeg(recording: Recording, max_s: float) -> Iterator[Block]:
         num_channels = stream.codec_context.channels
         if num_channels > MAX_CHANNELS:
             raise CallError("unsupported_codec", f"{num_channels} channels; at most {MAX_CHANNELS} are taken")
+        if num_channels > 2:  # PyAV frees a layout of the file's own (AIFF, CAF, MP4) twice, so it may not see it
+            stream.codec_context.layout = f"{num_channels}c"
         promised_s = _promised_s(container, recording)
         if promised_s > max_s:
             raise CallError("too_long", f"{promised_s:.0f} s; etl.max_call_s is {max_s:g} s")

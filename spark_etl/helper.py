@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -45,9 +45,10 @@ class Decoder:
         self._process: subprocess.Popen[bytes] | None = None
         self._jobs: socket.socket | None = None
 
-    def decode(self, recording: Recording, raw: RawCoding | None = None) -> Iterator[Block]:
+    def decode(self, recording: Recording, raw: RawCoding | None = None) -> Generator[Block, None, None]:
         """The recording's blocks in order, at least one; `raw` says how to read one that has no header.
 
+        Whoever does not read to the end closes the generator before the next recording.
         Raises CallError with one of the codes empty, unreadable, truncated, unsupported_codec, too_long, changed,
         decoder_crashed, timeout; some come only after blocks have been given.
         """

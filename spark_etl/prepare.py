@@ -13,7 +13,7 @@ from ray_jobs.spec import EtlSpec, VadSpec
 from spark_etl.crosstalk import suppress_crosstalk
 from spark_etl.decode import Block
 from spark_etl.helper import Decoder
-from spark_etl.parts import side_by_side
+from spark_etl.parts import Blocks, side_by_side
 from spark_etl.recording import Recording
 from spark_etl.segment import Section, cut_sections, find_stretches
 from spark_etl.vad import speech_probabilities
@@ -45,7 +45,7 @@ class _Speech:
             for recording in recordings:
                 recording.check_unchanged()
 
-    def _part(self, index: int, decoder: Decoder, recording: Recording) -> Iterator[Block]:
+    def _part(self, index: int, decoder: Decoder, recording: Recording) -> Blocks:
         part = self.call.files[index]
         try:
             for block in decoder.decode(recording, part.raw):

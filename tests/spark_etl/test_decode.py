@@ -271,6 +271,8 @@ class TestRaw:
     def test_less_than_a_sample_is_empty_and_too_much_is_too_long(self, decoder):
         raw = RawCoding(encoding="pcm_s16le", sample_rate_hz=8000, num_channels=2)
         assert failure(decoder, b"abc", raw) == "empty"
+        one = RawCoding(encoding="pcm_u8", sample_rate_hz=48_000, num_channels=1)
+        assert failure(decoder, b"a", one) == "empty"
         assert failure(decoder, bytes(601 * 32_000), raw) == "too_long"
 
 

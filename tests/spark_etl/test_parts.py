@@ -52,3 +52,16 @@ def test_what_a_part_raises_is_raised():
 
     with pytest.raises(CallError, match="truncated"):
         joined(blocks(noise(2.0)), broken())
+
+
+def test_where_one_part_fails_the_others_are_closed():
+    """Their decoders are free for the next call, and not amid an answer that nobody reads."""
+
+    def empty() -> Iterator[Block]:
+        raise CallError("empty", "no bytes")
+        yield
+
+    part = blocks(noise(2.0))
+    with pytest.raises(CallError, match="empty"):
+        joined(part, empty())
+    assert list(part) == []
