@@ -41,7 +41,7 @@ Metadata = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawCoding:
-    """How a recording without a header is to be read. `encoding` is mulaw, alaw or pcm_s16le."""
+    """How a recording without a header is to be read. `encoding` is one of those `spark_etl.decode` has."""
 
     encoding: str
     sample_rate_hz: int

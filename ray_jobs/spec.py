@@ -22,7 +22,10 @@ from ray_jobs.prompts import PromptFile
 
 AUDIO_GLOBS = tuple(
     f"**/*.{extension}"
-    for extension in ("wav", "flac", "mp3", "ogg", "opus", "oga", "m4a", "mp4", "aac", "webm", "amr", "gsm")
+    for extension in (
+        *("wav", "wave", "rf64", "w64", "flac", "mp3", "ogg", "opus", "oga", "m4a", "mp4", "aac", "webm", "mka"),
+        *("amr", "awb", "3gp", "gsm", "au", "aif", "aiff", "caf"),
+    )
 )
 
 STAGE_VERSIONS = {"etl": 1, "asr": 1, "redact": 1, "analyse": 1}
