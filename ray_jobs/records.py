@@ -4,6 +4,7 @@ Times are seconds on the call's own clock unless a name says otherwise; probabil
 name says `logprob`. A partition's rows keep the order of its planned calls.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
@@ -328,14 +329,18 @@ AUDIO_SCHEMA = pa.schema(
         pa.field("num_channels", pa.int16()),
         pa.field("spans", pa.list_(_SPAN)),
         pa.field("pcm", pa.binary()),  # Spark's BinaryType; a partition is far below its 2 GiB
-        pa.field("roles", _STRINGS),
+        pa.field("roles", pa.string()),  # JSON, see _AS_JSON
         pa.field("language", pa.string()),
-        pa.field("missing_roles", _STRINGS),
-        _CALL_METADATA,
+        pa.field("missing_roles", pa.string()),
+        pa.field("metadata", pa.string()),
         pa.field("failure", _FAILURE),  # null where the call has audio
     ]
 )
 """One row per call of a partition, as Spark writes it and the ASR actor reads it."""
+
+_AS_JSON = ("roles", "missing_roles", "metadata")
+"""Columns of AUDIO_SCHEMA that are JSON texts: Java's Arrow leaves out the offsets of lists of strings that are all
+empty, and Ray's serialiser refuses arrays without them."""
 
 TRANSCRIPT_SCHEMA = pa.schema(
     [
@@ -386,7 +391,7 @@ OUTCOME_SCHEMA = pa.schema([*TRANSCRIPT_SCHEMA, pa.field("failure", _FAILURE)])
 
 def audio_to_table(rows: Sequence[CallAudio | Failure]) -> pa.Table:
     """One partition's rows under AUDIO_SCHEMA, in the order given."""
-    return pa.Table.from_pylist([_with_failure(row) for row in rows], schema=AUDIO_SCHEMA)
+    return pa.Table.from_pylist([_audio_document(row) for row in rows], schema=AUDIO_SCHEMA)
 
 
 def table_to_audio(table: pa.Table) -> list[CallAudio | Failure]:
@@ -452,7 +457,13 @@ def _failure_row(row: dict[str, Any]) -> Failure | None:
     return Failure(call_id=row["call_id"], uri=row["uri"], metadata=row["metadata"], **failure)
 
 
+def _audio_document(row: CallAudio | Failure) -> dict[str, object]:
+    document = _with_failure(row)
+    return {**document, **{name: json.dumps(document[name]) for name in _AS_JSON if name in document}}
+
+
 def _audio_row(row: dict[str, Any]) -> CallAudio | Failure:
+    row = {**row, **{name: json.loads(row[name]) for name in _AS_JSON if row[name]}}
     failure = _failure_row(row)
     if failure is not None:
         return failure
