@@ -63,7 +63,7 @@ def sound_file(name: str) -> bytes:
         return MADE[name]()
     if name in WAVS:
         return wav(speech(1.0, num_channels=2), **WAVS[name])
-    return encoded(name, 1.0, num_channels=1 if name == "amr_nb" else 2)
+    return encoded(name, 1.0, num_channels=1 if "amr" in FORMATS[name][1] else 2)
 
 
 @st.composite
