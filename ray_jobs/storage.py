@@ -260,7 +260,7 @@ def _walk(folder: str) -> Iterator[ObjectInfo]:
     try:
         with os.scandir(folder) as scan:
             entries = sorted(scan, key=lambda entry: entry.name + "/" * entry.is_dir())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     for entry in entries:
         try:
