@@ -274,11 +274,15 @@ class StageEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartUp:
-    """How long one engine took to come up: ray, spark, or the first actor of a stage; Unix seconds."""
+    """How long one engine took to come up: ray, spark, or the first actor of a stage; Unix seconds.
+
+    `ui_url` is where its own web pages are while it runs, if it has any.
+    """
 
     phase: str
     start_unix_s: float
     end_unix_s: float
+    ui_url: str = ""
 
     @property
     def duration_s(self) -> float:

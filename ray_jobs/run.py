@@ -199,6 +199,7 @@ def _progress(plan: Plan, stages: Sequence[str], console: Console) -> Progress:
 def _followed(flow: Flow, progress: Progress, measured: Measured) -> Iterator[None]:
     """Collect and draw a flow's events and warnings as they come in."""
     ended = threading.Event()
+    told: set[str] = set()
 
     def take() -> None:
         events = flow.events(len(measured.events))
@@ -206,6 +207,10 @@ def _followed(flow: Flow, progress: Progress, measured: Measured) -> Iterator[No
         measured.events.extend(events)
         measured.warnings.extend(warnings)
         progress.update(events, note=flow.waiting_for())
+        for startup in flow.startups():
+            if startup.ui_url and startup.ui_url not in told:
+                told.add(startup.ui_url)
+                progress.say(f"{startup.phase.capitalize()} UI: {startup.ui_url}")
         for warning in warnings:
             progress.warn(warning)
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 APP_NAME = "callmill-etl"
 
+_EXECUTOR = "raydp-executor-"  # and a number: an executor's name as a Ray actor; a restarted one keeps it
+
 WAVE_SCHEMA = pa.schema(
     [
         *AUDIO_SCHEMA,
@@ -72,6 +74,11 @@ def start_spark(spark: SparkSpec, master_cpus: float) -> "SparkSession":
     )
 
 
+def ui_url(spark: "SparkSession") -> str:
+    """Where SparkUI is: the driver's host, port 4040 or the next that is free; empty where it is switched off."""
+    return spark.sparkContext.uiWebUrl or ""
+
+
 def stop_spark() -> None:
     import raydp
 
@@ -118,7 +125,7 @@ def _keys(spark: "SparkSession", partitions: Sequence[Partition]) -> "DataFrame"
 def cache_wave(spark: "SparkSession", partitions: Sequence[Partition], etl: EtlSpec) -> CachedWave:
     """Compute a wave and keep it in the executors, in memory or on disk, until `release`.
 
-    This and `to_ray` are what raydp.spark.from_spark_recoverable does, without the Ray Dataset it makes in between:
+    This and `to_ray` do what raydp.spark.from_spark_recoverable does, without the Ray Dataset it makes in between:
     that one loads every partition into a further worker for its statistics, and waits for a free CPU slot to do so.
     """
     from pyspark import StorageLevel
@@ -136,13 +143,45 @@ def cache_wave(spark: "SparkSession", partitions: Sequence[Partition], etl: EtlS
 
 def to_ray(wave: CachedWave) -> list[Any]:
     """One reference per partition to its Arrow table; Ray fetches it from its executor, again should it get lost."""
+    import ray
+
+    there = sorted(name for name in ray.util.list_named_actors() if name.startswith(_EXECUTOR))
+    fetch: Any = ray.remote(_fetch).options(num_cpus=0, num_returns=2)
+    tables: list[Any] = []
+    last: dict[str, Any] = {}
+    for index, executor in enumerate(wave.executors):
+        own_first = sorted(there, key=f"{_EXECUTOR}{executor}".__ne__)
+        # One at a time: a restarted executor has two threads, and fetches that wait for its start may not take both.
+        table, last[executor] = fetch.remote(wave, index, own_first, last.get(executor))
+        tables.append(table)
+    return tables
+
+
+def _fetch(wave: CachedWave, index: int, executors: Sequence[str], _before: Any) -> tuple[pa.Table, None]:
+    """A cached partition from the first executor that lives; whichever is asked, Spark has it or computes it anew."""
+    from ray.exceptions import RayActorError
     from raydp.spark.dataset import _fetch_arrow_table_from_executor
 
-    fetch = _fetch_arrow_table_from_executor.options(num_cpus=0)
-    return [
-        fetch.remote(f"raydp-executor-{executor}", wave.rdd_id, index, wave.schema_json, wave.driver_agent_url)
-        for index, executor in enumerate(wave.executors)
+    error: Exception = RetryableError(f"no executor is left to give partition {index} of a wave")
+    for executor in executors:
+        try:
+            table = _fetch_arrow_table_from_executor._function(
+                executor, wave.rdd_id, index, wave.schema_json, wave.driver_agent_url
+            )
+        except RayActorError as dead:
+            error = dead
+        else:
+            return _rebuilt(table), None
+    raise error
+
+
+def _rebuilt(table: pa.Table) -> pa.Table:
+    """The same table; Java leaves out the offsets of empty lists, and Ray takes no column without them."""
+    columns = [
+        column if field.name == "pcm" else pa.array(column.to_pylist(), field.type)
+        for field, column in zip(table.schema, table.columns, strict=True)
     ]
+    return pa.table(columns, schema=table.schema)
 
 
 def release(spark: "SparkSession", wave: CachedWave) -> None:
