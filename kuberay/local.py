@@ -66,9 +66,10 @@ class LocalSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Head:
+    """Written before its process starts, so that whoever dies in between leaves nothing that nobody knows of."""
+
     name: str
-    group: int
-    started_ticks: int
+    folder: str
     port: int
     token: str
     metadata: Metadata
@@ -77,12 +78,25 @@ class _Head:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def log(self) -> Path:
+        return Path(self.folder) / "head.log"
+
+    @property
+    def group(self) -> int:
+        """The process group; 0 where nothing was started."""
+        try:
+            return int(_pid_file(self.log).read_text())
+        except (FileNotFoundError, ValueError):
+            return 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
     name: str
     cluster: str
     owns_cluster: bool
+    start_deadline: str
     deadline: str
     metadata: Metadata
     position: dict[str, Any] = field(default_factory=dict)
@@ -142,20 +156,24 @@ class LocalBackend:
         for job in self._jobs():
             if job.metadata["labels"][names.TASK_LABEL] != claim.task_key:
                 continue
-            if names.same_work(job.metadata, metadata) and (await self._look(job)).state not in ("failed", "gone"):
+            status = await self._look(job)
+            if names.same_work(job.metadata, metadata) and (status is None or status.state not in ("failed", "gone")):
+                await self._submit(spec, job)  # whoever made the record may have died before this
                 return job.name
             await self.delete_job(job.name)
-        cluster = await self.create_cluster(spec.cluster, claim, expires_at) if spec.cluster else spec.cluster_name
-        assert cluster is not None, "JobSpec has exactly one of cluster and cluster_name"
+        now = utc_now()
         job = _Job(
             name=claim.name,
-            cluster=cluster,
+            cluster=spec.cluster_name or claim.name,
             owns_cluster=spec.cluster is not None,
-            deadline=(utc_now() + timedelta(seconds=spec.deadline_s)).isoformat(),
+            start_deadline=(now + timedelta(seconds=spec.start_deadline_s or spec.deadline_s)).isoformat(),
+            deadline=(now + timedelta(seconds=spec.deadline_s)).isoformat(),
             metadata=metadata,
         )
         self._write_job(job)
         try:
+            if spec.cluster:
+                await self.create_cluster(spec.cluster, claim, expires_at)
             await self._submit(spec, job)
         except KubeRayError:
             await self.delete_job(job.name)
@@ -169,9 +187,10 @@ class LocalBackend:
                 yield JobStatus(name=name, state="gone", message="there is no such job")
                 return
             status = await self._look(job)
-            yield status
-            if status.finished:
-                return
+            if status is not None:
+                yield status
+                if status.finished:
+                    return
             await asyncio.sleep(POLL_S)
 
     async def delete_job(self, name: str) -> None:
@@ -190,11 +209,11 @@ class LocalBackend:
         job, head = self._job_and_head(name)
         if job is None or head is None or not _alive(head):
             return [], position
-        finished = (await self._look(job)).finished
+        status = await self._look(job)
         text: str = (await self._ask(head, "GET", f"/api/jobs/{name}/logs"))["logs"]
         lines = text.split("\n")
         last = lines.pop()  # what follows the last line end: nothing, or a line still being written
-        if last and finished:
+        if last and status is not None and status.finished:
             lines.append(last)
         return lines[position.num_lines :], LogPosition(source=name, num_lines=max(len(lines), position.num_lines))
 
@@ -229,7 +248,7 @@ class LocalBackend:
 
     def _start(self, spec: ClusterSpec, name: str, metadata: Metadata, expires_at: datetime) -> None:
         folder = self._folder(name)
-        folder.mkdir(parents=True, mode=0o700)
+        folder.mkdir(parents=True, mode=0o700, exist_ok=True)
         dashboard, gcs, client = _free_ports(3)
         token = secrets.token_hex(16)
         lifetime_s = max(60, int((expires_at - utc_now()).total_seconds()))
@@ -249,11 +268,9 @@ class LocalBackend:
             f"--resources={json.dumps(_total_resources(spec))}",
             *([f"--num-cpus={self._settings.num_cpus}"] if self._settings.num_cpus else []),
         ]
-        group = _detach(command, folder / "head.log", _environment(self._settings.ray_python, token))
-        head = _Head(
-            name=name, group=group, started_ticks=_started_ticks(group), port=dashboard, token=token, metadata=metadata
-        )
+        head = _Head(name=name, folder=str(folder), port=dashboard, token=token, metadata=metadata)
         _write(folder / "head.json", asdict(head))
+        _detach(command, head.log, _environment(self._settings.ray_python, token))
 
     def _last_words(self, name: str) -> str:
         log = self._folder(name) / "head.log"
@@ -291,7 +308,8 @@ class LocalBackend:
             message = f"it does not answer after {START_TIMEOUT_S} s: {self._last_words(cluster)}"
         raise ApiError(f"local cluster {cluster} cannot take a job: {message}")
 
-    async def _look(self, job: _Job) -> JobStatus:
+    async def _look(self, job: _Job) -> JobStatus | None:
+        """The job's status; None where the head does not answer, which says nothing about the job."""
         head = self._head(job.cluster)
         if head is None or not _alive(head):
             return JobStatus(name=job.name, state="gone", message="the Ray head has ended", cluster=job.cluster)
@@ -299,14 +317,18 @@ class LocalBackend:
         try:
             answer = await self._ask(head, "GET", f"/api/jobs/{job.name}")
         except UnreachableError:
-            return known
+            return None
         except ApiError:
             return replace(known, state="gone", message="the Ray head does not know this job")
         state = DRIVER_STATES[answer["status"]]
+        for reason, deadline, states in (
+            ("DeadlineExceeded", job.deadline, ("waiting", "running")),
+            ("PreRunningDeadlineExceeded", job.start_deadline, ("waiting",)),
+        ):
+            if state in states and utc_now() > datetime.fromisoformat(deadline):
+                await self._stop(job)
+                return replace(known, state="failed", message=f"{reason}: the job was stopped")
         message = "" if state in ("waiting", "running") else first_line(answer.get("message") or "")
-        if state in ("waiting", "running") and utc_now() > datetime.fromisoformat(job.deadline):
-            await self._stop(job)
-            return replace(known, state="failed", message="DeadlineExceeded: the job was stopped")
         return replace(known, state=state, message=message)
 
     async def _stop(self, job: _Job) -> None:
@@ -415,36 +437,37 @@ def _free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-def _detach(command: list[str], log: Path, environment: dict[str, str]) -> int:
-    """Start a command in a session of its own, as nobody's child, and return its process group."""
-    script = 'setsid "$@" </dev/null >"$0" 2>&1 & echo $!'
-    started = subprocess.run(
-        ["sh", "-c", script, str(log), *command], env=environment, stdout=subprocess.PIPE, text=True, check=True
-    )
-    return int(started.stdout)
+def _detach(command: list[str], log: Path, environment: dict[str, str]) -> None:
+    """Start a command in a session of its own, as nobody's child; the shell notes its process group beside the log."""
+    script = 'setsid "$@" </dev/null >"$0" 2>&1 & echo $! >"$0.pid"'
+    subprocess.run(["sh", "-c", script, str(log), *command], env=environment, check=True)
+
+
+def _pid_file(log: Path) -> Path:
+    return log.with_name(f"{log.name}.pid")
 
 
 def _alive(head: _Head) -> bool:
-    """Whether the process that leads the group runs, and is the one we started rather than a later one of that id."""
-    return _started_ticks(head.group) == head.started_ticks != 0
+    return head.folder in _command(head.group)
 
 
 def _end(head: _Head) -> None:
-    """TERM to the group, then KILL to what is left of it."""
-    if _started_ticks(head.group) not in (0, head.started_ticks):
+    """TERM to the group, then KILL to what is left of it, unless its number has passed to somebody else's process."""
+    group = head.group
+    leader = _command(group)
+    if not group or (leader and head.folder not in leader):
         return
     for sign in (signal.SIGTERM, signal.SIGKILL):
         try:
-            os.killpg(head.group, sign)
+            os.killpg(group, sign)
         except ProcessLookupError:
             return
-        if _wait_for_end(head.group):
+        if _wait_for_end(group):
             return
-    raise ApiError(f"processes of the local Ray head {head.name} (group {head.group}) outlive SIGKILL")
+    raise ApiError(f"processes of the local Ray head {head.name} (group {group}) outlive SIGKILL")
 
 
 def _wait_for_end(group: int) -> bool:
-
     for _ in range(STOP_TIMEOUT_S * 10):
         if not _has_members(group):
             return True
@@ -455,25 +478,21 @@ def _wait_for_end(group: int) -> bool:
 def _has_members(group: int) -> bool:
     """Whether a process of the group runs; zombies, which only wait to be reaped, do not count."""
     for path in Path("/proc").glob("[0-9]*/stat"):
-        state, process_group, _ = _stat(path)
-        if process_group == group and state not in "ZX":
+        try:
+            state, _, process_group = path.read_text(errors="replace").rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(process_group) == group and state not in "ZX":
             return True
     return False
 
 
-def _started_ticks(pid: int) -> int:
-    """Clock ticks between boot and the start of a process; 0 where it does not run."""
-    state, _, ticks = _stat(Path(f"/proc/{pid}/stat"))
-    return 0 if state in "ZX" else ticks
-
-
-def _stat(path: Path) -> tuple[str, int, int]:
-    """State, process group and start time, from proc(5); ("X", 0, 0) where the process is gone."""
+def _command(pid: int) -> str:
+    """The command line of a process, which names the head's folder in ours; "" where it does not run."""
     try:
-        fields = path.read_text(errors="replace").rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
     except OSError:
-        return "X", 0, 0
-    return fields[0], int(fields[2]), int(fields[19])
+        return ""
 
 
 def _write(path: Path, document: dict[str, Any]) -> None:

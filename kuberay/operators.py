@@ -74,6 +74,7 @@ class _RayOperator(BaseOperator):
         self.kubernetes_conn_id = kubernetes_conn_id
         self.deferrable = deferrable
         self._name: str | None = None
+        self._killed = False
 
     @property
     def where(self) -> Where:
@@ -97,13 +98,28 @@ class _RayOperator(BaseOperator):
         return extras
 
     def _wait(self, context: Any, trigger: RayTrigger) -> Any:
-        """Deferred or not, the task goes on in `resume` with the trigger's outcome."""
+        """Deferred or not, the task goes on in `resume` with the trigger's outcome.
+
+        Airflow lets a killed task run on for a few seconds, in which what it was making may have come to be.
+        """
+        if self._killed:
+            self.on_kill()
+            raise KubeRayError(f"killed while {self._name} was being made; it is deleted")
         if self.deferrable:
             self.defer(trigger=trigger, method_name="resume")
         return self.resume(context, blocking(trigger.outcome(self._connection_extras())))
 
     def resume(self, context: Any, event: dict[str, Any]) -> Any:
         """Where the task goes on after the trigger: all it needs is in the event."""
+        raise NotImplementedError
+
+    def on_kill(self) -> None:
+        self._killed = True
+        if (name := self._name) is not None:
+            self._on_backend(lambda backend: self._delete(backend, name))
+
+    async def _delete(self, backend: Backend, name: str) -> None:
+        """Delete what this operator has made under `name`."""
         raise NotImplementedError
 
     def _push_links(self, context: Any, dashboard_url: str, name: str) -> None:
@@ -162,9 +178,8 @@ class RayClusterOperator(_RayOperator):
         self._push_links(context, event["dashboard_url"], name)
         return name
 
-    def on_kill(self) -> None:
-        if (name := self._name) is not None:
-            self._on_backend(lambda backend: backend.delete_cluster(name))
+    async def _delete(self, backend: Backend, name: str) -> None:
+        await backend.delete_cluster(name)
 
     def dry_run(self) -> None:
         spec = resolve_cluster(self.cluster, self.overrides)
@@ -272,9 +287,8 @@ class RayJobOperator(_RayOperator):
             raise KubeRayError(f"job {name}: {event['state']}, {event['message'] or 'no reason is known'}")
         return {"job": name, "cluster": event["cluster"]}
 
-    def on_kill(self) -> None:
-        if (name := self._name) is not None:
-            self._on_backend(lambda backend: backend.delete_job(name))
+    async def _delete(self, backend: Backend, name: str) -> None:
+        await backend.delete_job(name)
 
     def dry_run(self) -> None:
         self.log.info("%s", yaml.safe_dump(self.spec.to_k8s("dry-run", self.namespace, {}, {}), sort_keys=False))

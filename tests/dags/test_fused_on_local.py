@@ -32,7 +32,7 @@ def opens() -> str:
     """Ray's Java serialiser reflects into the JDK; the nodes' images carry this setting, here it is the head's."""
     from ray_jobs import runtime
 
-    return runtime._JAVA_OPTIONS
+    return runtime.JAVA_OPTIONS
 
 
 @pytest.fixture
