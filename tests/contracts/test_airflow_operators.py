@@ -4,8 +4,10 @@ import asyncio
 import json
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from unittest.mock import Mock
 
 import pytest
+import yaml
 from kubernetes_asyncio import client as kubernetes
 
 from kuberay.cluster import resolve_cluster
@@ -84,6 +86,30 @@ def test_a_job_with_its_own_cluster_leaves_nothing(run, api, deferrable):
     assert run("own", deferrable).state == "success"
     assert created(api, "rayjobs")[0]["spec"]["entrypoint"] == "python -m work 'x y'"
     assert api.objects == {}
+
+
+def test_the_dashboard_and_grafana_are_linked(run, api, monkeypatch):
+    from airflow.models.xcom import XComModel
+    from airflow.utils.session import create_session
+
+    monkeypatch.setenv("KUBERAY_GRAFANA_URL", "https://grafana.example.com/d/ray?var-cluster={namespace}/{name}")
+    api.script = [RUNNING, SUCCEEDED]
+    dag_run = run("own", True)
+    with create_session() as session:
+        pushed = {row.key: row.value for row in session.scalars(XComModel.get_many(run_id=dag_run.run_id))}
+    name = created(api, "rayjobs")[0]["metadata"]["name"]
+    assert pushed["ray_dashboard_url"] == "http://d:8265"
+    assert pushed["grafana_url"] == f"https://grafana.example.com/d/ray?var-cluster=default/{name}"
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_a_job_deleted_by_hand_fails_its_task_and_names_what_happened(run, api, deferrable, capfd):
+    def delete_soon(plural, manifest):
+        asyncio.get_running_loop().call_later(0.5, api._finalize, plural, manifest["metadata"]["name"])
+
+    api.script, api.on_create = [RUNNING], delete_soon
+    assert run("own", deferrable).state == "failed"
+    assert "gone, the RayJob was deleted" in "".join(capfd.readouterr())
 
 
 @pytest.mark.parametrize("deferrable", [True, False])
@@ -179,6 +205,32 @@ def test_killing_a_task_in_a_signal_handler_deletes_the_job(api, job, where):
 
     asyncio.run(interrupted())
     assert api.objects == {}
+
+
+def test_a_task_killed_while_its_job_is_being_made_leaves_none(api, job, where):
+    from kuberay.errors import KubeRayError
+    from kuberay.operators import RayJobOperator
+    from kuberay.triggers import RayJobTrigger
+
+    operator = RayJobOperator(task_id="t", entrypoint="python -m work", cluster="small")
+    operator._name = "not-there-yet"
+    operator.on_kill()
+    operator._name = job
+    with pytest.raises(KubeRayError, match=f"killed while {job} was being made"):
+        operator._wait({}, RayJobTrigger(where, job, 60))
+    assert api.objects == {}
+
+
+def test_a_dry_run_shows_the_manifests_and_asks_nobody(api, monkeypatch):
+    from kuberay.operators import RayClusterOperator, RayJobOperator
+
+    log = Mock()
+    for kind, fields in ((RayClusterOperator, {}), (RayJobOperator, {"entrypoint": "python -m work"})):
+        monkeypatch.setattr(kind, "log", log)
+        kind(task_id="t", cluster="small", **fields).dry_run()
+    shown = [yaml.safe_load(call.args[1])["kind"] for call in log.info.call_args_list]
+    assert shown == ["RayCluster", "RayJob"]
+    assert api.requests == []
 
 
 def test_without_the_rights_a_deferred_task_fails_with_one_line(api, job, where):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import psutil
 
@@ -116,7 +117,11 @@ class Run:
         self._airflow.api("POST", f"/dags/{self._dag_id}/clearTaskInstances", {**body, "reset_dag_runs": True})
 
     def log(self, attempt: int) -> list[str]:
-        answer = self._airflow.api("GET", f"{self._run}/taskInstances/work/logs/{attempt}?full_content=true")
+        """The lines so far; none before the attempt has begun."""
+        try:
+            answer = self._airflow.api("GET", f"{self._run}/taskInstances/work/logs/{attempt}?full_content=true")
+        except HTTPError:
+            return []
         return [entry["event"] if isinstance(entry, dict) else entry for entry in answer["content"]]
 
     def get(self, path: str) -> Any:
