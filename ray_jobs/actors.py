@@ -16,9 +16,10 @@ import ray
 from ray_jobs import handoff, records, storage
 from ray_jobs.handoff import Attempt
 from ray_jobs.ledger import CallState, Ledger, Marker
-from ray_jobs.records import CallAudio, Failure, Insight, Outcome, StageEvent, StartUp, Transcript
+from ray_jobs.records import CallAudio, Failure, Insight, Outcome, StageEvent, StartUp, Transcript, failed
 from ray_jobs.sinks import Sink, read_parquet
 from ray_jobs.spec import RedactSpec, RunSpec
+from spark_etl.job import etl_event
 
 if TYPE_CHECKING:
     from ray_jobs.engines.pii import Redactor
@@ -49,7 +50,7 @@ class Transcribe:
             return _committed(self._spec, partition_id)
         began = time.time()
         rows = records.table_to_audio(prepared.select(records.AUDIO_SCHEMA.names))
-        _record_etl(self._board, prepared, rows)
+        self._board.record.remote(etl_event(prepared))
         outcomes = self._transcribe(rows, partition_id, attempt)
         _record(self._board, partition_id, "asr", began, outcomes)
         return _tag(records.outcomes_to_table(outcomes), partition_id)
@@ -63,9 +64,7 @@ class Transcribe:
         for row in rows:
             if row.call_id in attempt.deadly_calls:
                 reason = "the ASR engine's process died on this call; see the worker's log, then --retry-failed"
-                outcomes.append(
-                    Failure(call_id=row.call_id, uri=row.uri, code="asr_crashed", stage="asr", reason=reason)
-                )
+                outcomes.append(failed(row, code="asr_crashed", stage="asr", reason=reason))
                 continue
             ray.get(self._board.suspect.remote(partition_id, row.call_id))
             outcomes.extend(transcribe([row], self._engine, self._spec.asr, self._spec.channels))
@@ -196,12 +195,6 @@ def _report_start(board: Any, stage: str, began_unix_s: float) -> None:
     board.started.remote(StartUp(phase=stage, start_unix_s=began_unix_s, end_unix_s=time.time()))
 
 
-def _record_etl(board: Any, prepared: pa.Table, rows: Sequence[CallAudio | Failure]) -> None:
-    first = prepared.slice(0, 1).select(["partition_id", "start_unix_s", "end_unix_s", "worker"]).to_pylist()[0]
-    num_failed = sum(isinstance(row, Failure) for row in rows)
-    board.record.remote(StageEvent(stage="etl", num_failed=num_failed, **_sums(rows), **first))
-
-
 def _record(
     board: Any,
     partition_id: str,
@@ -225,7 +218,7 @@ def _record(
     ray.get(board.record.remote(event))
 
 
-def _sums(rows: Sequence[CallAudio | Outcome]) -> dict[str, Any]:
+def _sums(rows: Sequence[Outcome]) -> dict[str, Any]:
     heard = [row for row in rows if not isinstance(row, Failure)]
     return {
         "num_calls": len(rows),

@@ -61,6 +61,14 @@ class OutputSpec(Section):
     )
 
 
+class IntermediateSpec(Section):
+    """Where staged jobs keep partitions between ETL and ASR: audio, with all that callers said."""
+
+    uri: str | None = Field(default=None, description="folder or prefix; null: OUTPUT/_callmill/partitions")
+    lifetime_days: Positive = Field(default=7.0, description="whatever job comes next deletes what is older")
+    kms_key_id: str | None = Field(default=None, description="KMS key that S3 is to encrypt it under")
+
+
 class ChannelSpec(Section):
     roles: tuple[str, ...] = Field(default=("agent", "customer"), description="role of channel 0, 1, ...")
     mono_role: str = Field(default="mixed", description="role of the only channel of a mono recording")
@@ -269,6 +277,7 @@ class RunSpec(Section):
 
     input: InputSpec
     output: OutputSpec = OutputSpec()
+    intermediate: IntermediateSpec = IntermediateSpec()
     channels: ChannelSpec = ChannelSpec()
     etl: EtlSpec = EtlSpec()
     asr: AsrSpec = AsrSpec()
@@ -289,9 +298,18 @@ class RunSpec(Section):
         return self.etl.spark.num_executors * self.etl.spark.cores_per_executor
 
     @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages of this run, in order."""
+        return tuple(stage for stage in STAGES if stage != "analyse" or self.analyses)
+
+    def max_ahead(self, wave_size: int) -> int:
+        """Most partitions between a source that prepares `wave_size` at once and the ledger."""
+        return self.partitions_ahead or 2 * self.asr.actors.max_actors + wave_size
+
+    @property
     def max_uncommitted(self) -> int:
         """Most partitions between Spark and the ledger."""
-        return self.partitions_ahead or 2 * self.asr.actors.max_actors + self.wave_size
+        return self.max_ahead(self.wave_size)
 
     @model_validator(mode="after")
     def _wave_fits(self) -> "RunSpec":
@@ -300,6 +318,12 @@ class RunSpec(Section):
                 f"partitions_ahead {self.partitions_ahead} is below one wave of Spark ({self.wave_size} executor "
                 "cores): the wave could never be handed over; raise it or take fewer cores"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _key_is_for_s3(self) -> "RunSpec":
+        if self.intermediate.kms_key_id and not (self.intermediate.uri or self.output.uri).startswith("s3://"):
+            raise ValueError("intermediate.kms_key_id: only S3 encrypts; give an s3:// intermediate.uri, or no key")
         return self
 
     def fingerprints(self) -> dict[str, str]:

@@ -15,7 +15,9 @@ def list_input(root: str, output: str) -> Iterator[ObjectInfo]:
     try:
         objects = [info for info in storage.list_objects(root) if not info.uri.startswith(output + "/")]
     except PermissionError as error:
-        raise SpecError(f"input {root}: {error.strerror}; grant s3:ListBucket, or check the credentials") from None
+        raise SpecError(
+            f"input {root}: {error.filename}: {error.strerror}; grant s3:ListBucket, or the right to read the folder"
+        ) from None
     except FileNotFoundError:
         objects = []
     if not objects:

@@ -22,6 +22,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from ray_jobs import storage
 from ray_jobs.errors import ModelError, RetryableError
 
 _REQUIREMENTS = Path(__file__).parents[2] / "requirements" / "weights.txt"
@@ -146,7 +147,7 @@ def resolve(model: str, engine: str | None = None) -> Path:
 def check(model: str, engine: str) -> None:
     """Raise what `resolve` would, as far as it can be known without downloading anything."""
     if model.startswith("s3://"):
-        _check_names(model, [item.name for item in _list_s3(model)], engine)
+        _check_names(model, _list_s3(storage.normalise(model)), engine)
     elif _is_hub_id(model):
         _check_names(model, _list_hub(model), engine)
     else:
@@ -319,64 +320,42 @@ def _join(parts: Collection[Path], target: Path, sha256: str) -> None:
 # ---------------------------------------------------------------------------------------------------------------- s3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _S3File:
-    bucket: str
-    key: str
-    etag: str
-
-    @property
-    def name(self) -> str:
-        return self.key.rsplit("/", 1)[-1]
-
-
-def _list_s3(model: str) -> list[_S3File]:
-    """The wanted files directly below an s3:// prefix."""
-    bucket, _, prefix = model.removeprefix("s3://").partition("/")
-    prefix = f"{prefix.rstrip('/')}/" if prefix else ""
-    with _s3_client(model) as client:
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
-        found = [item for page in pages for item in page.get("Contents", ())]
-    files = [_S3File(bucket=bucket, key=item["Key"], etag=item["ETag"]) for item in found]
-    return [file for file in files if any(fnmatch(file.name, pattern) for pattern in _WANTED)]
+def _list_s3(model: str) -> dict[str, storage.ObjectInfo]:
+    """The wanted files directly below an s3:// prefix, by name."""
+    with _s3_errors(model):
+        found = {storage.relative(info.uri, model): info for info in storage.list_objects(model)}
+    return {name: info for name, info in found.items() if any(fnmatch(name, pattern) for pattern in _WANTED)}
 
 
 def _download_s3(model: str) -> Path:
     """The local copy of a prefix, under a name that changes with any of its objects' ETags."""
+    model = storage.normalise(model)
     files = _list_s3(model)
-    _check_names(model, [file.name for file in files], None)
-    label = re.sub(r"[^\w.-]+", "-", model.removeprefix("s3://").strip("/"))
-    return _cached(
-        cache_folder() / f"s3-{label}-{_digest([file.name + file.etag for file in files])}",
-        lambda folder: _download_files(model, files, folder),
-    )
+    _check_names(model, files, None)
+    label = re.sub(r"[^\w.-]+", "-", model.removeprefix("s3://"))
+    digest = _digest([name + info.version for name, info in files.items()])
+    return _cached(cache_folder() / f"s3-{label}-{digest}", lambda folder: _download_files(model, files, folder))
 
 
-def _download_files(model: str, files: Collection[_S3File], folder: Path) -> None:
-    with _s3_client(model) as client:
-        for file in files:
-            client.download_file(file.bucket, file.key, str(folder / file.name))
-    if _list_s3(model) != files:  # new weights must not be kept under the old ETags
+def _download_files(model: str, files: Mapping[str, storage.ObjectInfo], folder: Path) -> None:
+    with _s3_errors(model):
+        for name, info in files.items():
+            storage.download(info.uri, folder / name, version=info.version)
+    if _list_s3(model) != files:  # one was replaced after it was downloaded
         raise RetryableError(f"model {model}: changed while it was downloaded; run again")
 
 
 @contextmanager
-def _s3_client(model: str) -> Iterator[Any]:
-    """An S3 client whose errors are ours."""
-    import boto3
-    from boto3.exceptions import Boto3Error
-    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
-
+def _s3_errors(model: str) -> Iterator[None]:
+    """Storage's errors as a model's."""
     try:
-        yield boto3.client("s3")
-    except NoCredentialsError:
-        raise ModelError(f"model {model}: no S3 credentials; set AWS_PROFILE or AWS_ACCESS_KEY_ID") from None
-    except ClientError as error:
-        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-        kind = RetryableError if status >= 500 or status == 429 else ModelError
-        raise kind(f"model {model}: {' '.join(str(error).split())}") from None
-    except (BotoCoreError, Boto3Error) as error:
-        raise RetryableError(f"model {model}: {' '.join(str(error).split())}") from None
+        yield
+    except storage.ChangedError:
+        raise RetryableError(f"model {model}: changed while it was downloaded; run again") from None
+    except (FileNotFoundError, PermissionError) as error:
+        raise ModelError(f"model {model}: {error.strerror}") from None
+    except RetryableError as error:
+        raise RetryableError(f"model {model}: {error}") from None
 
 
 # --------------------------------------------------------------------------------------------------------------- hub

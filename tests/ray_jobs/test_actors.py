@@ -30,7 +30,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> RunSpec:
 @pytest.fixture(scope="module", autouse=True)
 def cluster(spec: RunSpec) -> Iterator[None]:
     runtime.prepare_environment()
-    with runtime.ray_cluster(spec):
+    with runtime.ray_cluster(spec, spec.stages):
         yield
 
 
@@ -83,7 +83,7 @@ def test_a_plan_that_cannot_be_placed_is_refused(spec: RunSpec) -> None:
         update={"asr": spec.asr.model_copy(update={"actors": spec.asr.actors.model_copy(update={"num_gpus": 2.0})})}
     )
     with pytest.raises(runtime.FatalError, match="the stages need 2 GPU slots to start and the cluster has 0"):
-        runtime._check_placeable(greedy, ray.cluster_resources())
+        runtime._check_placeable(greedy, greedy.stages, ray.cluster_resources())
 
 
 def test_the_end_of_the_pipeline_counts_outcomes(tmp_path: Path) -> None:
