@@ -4,8 +4,8 @@ import_s           each DAG file in a fresh process that has imported Airflow, a
 start_s            local backend: from the operator's request to the first line of the job's own code, with a cluster of
                    its own (a Ray head is started) and on one that runs; median
 waiting, running   N triggers in one event loop, as in a triggerer, against the contract tests' Kubernetes API in
-                   another process; jobs that wait for their cluster, and jobs that run and print a line every ten seconds:
-                   CPU seconds of this process and API calls per job, both per minute, and memory per job
+                   another process; jobs that wait for their cluster, and jobs that run and print a line every ten
+                   seconds: CPU seconds of this process and API calls per job, both per minute, and memory per job
 """
 
 import argparse
