@@ -119,6 +119,11 @@ class Board:
     async def partition(self, partition_id: str) -> Partition:
         return self._partitions[partition_id]
 
+    async def must_be_alone(self, partition_id: str) -> bool:
+        """Whether the next attempt goes call by call. Nothing else may be at work in its process then: who dies of
+        another's call would be suspected, and left out, too."""
+        return self._attempts.get(partition_id, 0) >= WHOLE_ATTEMPTS
+
     async def begin(self, partition_id: str) -> Attempt:
         """An actor starts (again) on a partition. Raises FatalError when actors keep dying of no call in particular."""
         deaths = self._attempts.get(partition_id, 0)

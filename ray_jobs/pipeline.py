@@ -84,7 +84,7 @@ class Pipeline:
         streams = []
         if self._plan.partitions:
             tickets = handoff.read_tickets(board, self._plan.partitions, self._ahead)
-            transcripts = _stage(tickets, Transcribe, spec.asr.actors, spec, board)
+            transcripts = _stage(tickets, Transcribe, spec.asr.actors, spec, board, concurrent_calls=2)
             streams.append(_stage(transcripts, Redact, spec.redact.actors, spec, board, run_id))
         markers = list(self._plan.analyse_only)
         if markers:

@@ -243,6 +243,8 @@ def count(spec: RunSpec, plan: Plan, ledger: Ledger, run_id: str, began_unix_s: 
             startups=measured.startups,
             peak_memory_bytes=measured.peak_memory_bytes,
             call_files=spec.output.call_files,
+            judges={judge.name: judge.task for judge in spec.llm.judges},
+            prices=spec.llm.prices,
         )
     )
 

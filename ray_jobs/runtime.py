@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
@@ -78,7 +78,19 @@ def cpu_slots(spec: RunSpec, stages: Collection[str]) -> float:
 
 def gpu_slots(spec: RunSpec, stages: Collection[str]) -> float:
     """GPUs that must be there for each of `stages` to start."""
-    return sum(pool.num_gpus * pool.min_actors for pool in _pools(spec, stages))
+    return gpus_to_hold([pool.num_gpus for pool in _pools(spec, stages) for _ in range(pool.min_actors)])
+
+
+def gpus_to_hold(shares: Sequence[float]) -> float:
+    """GPUs that the shares of all actors take: a fraction lies on one GPU; first fit, the largest first."""
+    free: list[float] = []
+    for share in sorted((share for share in shares if 0 < share < 1), reverse=True):
+        fitting = next((i for i, room in enumerate(free) if share <= room), None)
+        if fitting is None:
+            fitting = len(free)
+            free.append(1.0)
+        free[fitting] = round(free[fitting] - share, 4)  # Ray counts in ten-thousandths
+    return sum(share for share in shares if share >= 1) + len(free)
 
 
 def _pools(spec: RunSpec, stages: Collection[str]) -> list[ActorSpec]:

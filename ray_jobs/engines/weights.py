@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_jobs import storage
+from ray_jobs.engines.ctc_config import read_ctc_config
 from ray_jobs.errors import ModelError, RetryableError
 
 _REQUIREMENTS = Path(__file__).parents[2] / "requirements" / "weights.txt"
@@ -30,9 +31,11 @@ _REQUIREMENTS = Path(__file__).parents[2] / "requirements" / "weights.txt"
 ENGINE_FORMATS: Mapping[str, tuple[str, ...]] = {
     "faster_whisper": ("ctranslate2",),
     "whisper_torch": ("ctranslate2", "safetensors"),
+    "whisper_vllm": ("safetensors", "ctranslate2"),
+    "ctc_torch": ("ctc",),
     "vllm_local": ("safetensors",),
 }
-"""The formats each engine reads."""
+"""The formats each engine takes, what it reads itself first."""
 
 _FORMAT_FILES: Mapping[str, tuple[tuple[str, ...], ...]] = {
     # format: its files, weights first; alternatives side by side
@@ -42,8 +45,9 @@ _FORMAT_FILES: Mapping[str, tuple[tuple[str, ...], ...]] = {
         ("config.json",),
         ("tokenizer.json", "tokenizer.model", "vocab.json"),
     ),
+    "ctc": (("ctc.json",), ("model.safetensors", "model.pt")),
 }
-_WANTED = ("*.json", "*.txt", "*.model", "*.jinja", "model.bin", "model.safetensors", "model-*.safetensors")
+_WANTED = ("*.json", "*.txt", "*.model", "*.jinja", "model.bin", "model.pt", "model.safetensors", "model-*.safetensors")
 """What is downloaded of a prefix or a hub repository: other frameworks' copies of the weights stay where they are."""
 
 
@@ -135,12 +139,13 @@ def resolve(model: str, engine: str | None = None) -> Path:
     """The local folder of a model, downloaded first where it has to be.
 
     `model` is a name in PACKAGED, a folder, an s3:// prefix (files directly below it) or a hub id (OWNER/NAME, kept in
-    the hub library's own cache); `engine` is a key of ENGINE_FORMATS, or None for any format.
+    the hub library's own cache); `engine` is a key of ENGINE_FORMATS, or None for any format. A CTranslate2 model of
+    Whisper is converted once for an engine that reads safetensors only.
     Raises ModelError (missing, incomplete, truncated or of the wrong format) or RetryableError (the store is busy).
     """
-    folder = _folder(model)
-    _check_names(model, [path.name for path in folder.iterdir()], engine)
-    _check_safetensors(model, folder)
+    folder = _check_folder(model, engine)
+    if engine == "whisper_vllm" and (folder / "model.bin").is_file():
+        return _converted(folder)
     return folder
 
 
@@ -151,7 +156,7 @@ def check(model: str, engine: str) -> None:
     elif _is_hub_id(model):
         _check_names(model, _list_hub(model), engine)
     else:
-        resolve(model, engine)
+        _check_folder(model, engine)
 
 
 def fetch(name: str) -> Path:
@@ -164,6 +169,18 @@ def fetch(name: str) -> Path:
 def cache_folder() -> Path:
     """Where models are kept: callmill/models in XDG_CACHE_HOME, or in ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "callmill" / "models"
+
+
+def _check_folder(model: str, engine: str | None) -> Path:
+    """The model's folder, whole and of a format and a kind that the engine takes."""
+    folder = _folder(model)
+    _check_names(model, [path.name for path in folder.iterdir()], engine)
+    _check_safetensors(model, folder)
+    if engine == "ctc_torch":
+        read_ctc_config(folder)
+    if engine in ("whisper_torch", "whisper_vllm"):
+        _check_whisper(model, folder, engine)
+    return folder
 
 
 def _folder(model: str) -> Path:
@@ -200,6 +217,18 @@ def _check_names(model: str, names: Collection[str], engine: str | None) -> None
     for alternatives in _FORMAT_FILES[present[0]]:
         if set(alternatives).isdisjoint(names):
             raise ModelError(f"model {model}: {' or '.join(alternatives)} is missing; give a whole {present[0]} model")
+
+
+def _check_whisper(model: str, folder: Path, engine: str) -> None:
+    """A Hugging Face folder says in its config.json what it holds; a CTranslate2 one says so in its weights."""
+    if (folder / "model.bin").is_file():
+        return
+    try:
+        kind = json.loads((folder / "config.json").read_bytes()).get("model_type", "nameless")
+    except ValueError:
+        raise ModelError(f"model {model}: config.json is not JSON; download the model again") from None
+    if kind != "whisper":
+        raise ModelError(f"model {model}: holds a {kind} model; {engine} runs Whisper only")
 
 
 def _check_safetensors(model: str, folder: Path) -> None:
@@ -267,6 +296,17 @@ def _locked(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # the kernel lets go when the process dies
         yield
+
+
+def _converted(folder: Path) -> Path:
+    """The Hugging Face form of a CTranslate2 folder, made once for each state of its weights."""
+    from ray_jobs.engines.whisper_convert import to_hugging_face
+
+    weights = (folder / "model.bin").stat()
+    state = [str(folder.resolve()), str(weights.st_size), str(weights.st_mtime_ns)]
+    return _cached(
+        cache_folder() / f"{folder.name}-safetensors-{_digest(state)}", lambda target: to_hugging_face(folder, target)
+    )
 
 
 def _digest(parts: Collection[str]) -> str:
