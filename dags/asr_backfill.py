@@ -14,29 +14,39 @@ from airflow.sdk import Param, task, task_group
 from asr_factory import RAY, command, speech_dag, verify
 
 from kuberay.operators import RayJobOperator
+from ray_jobs import storage
+
+URIS = ("input", "output")
 
 
 @task
 def days(params: Any = None) -> list[dict[str, str]]:
-    """The command and the output of each day, first and last day included."""
+    """The date, the command and the output of each day with recordings, first and last day included."""
     first, last = (date.fromisoformat(params[key]) for key in ("first_day", "last_day"))
     if last < first:
         raise ValueError(f"last_day {last} is before first_day {first}")
-    if "{date}" not in params["input"] or "{date}" not in params["output"]:
+    if not all("{date}" in params[key] for key in URIS):
         raise ValueError("input and output need {date} where the day stands")
     dates = [str(first + timedelta(days=index)) for index in range((last - first).days + 1)]
-    forms = [{**params, **{key: params[key].replace("{date}", day) for key in ("input", "output")}} for day in dates]
-    return [{"entrypoint": command("ray_jobs.run", form), "output": form["output"]} for form in forms]
+    forms = {day: {**params, **{key: params[key].replace("{date}", day) for key in URIS}} for day in dates}
+    quiet = [day for day, form in forms.items() if not any(storage.list_objects(storage.normalise(form["input"])))]
+    print(f"days without recordings, left out: {', '.join(quiet) or 'none'}")
+    return [
+        {"date": day, "entrypoint": command("ray_jobs.run", forms[day]), "output": forms[day]["output"]}
+        for day in dates
+        if day not in quiet
+    ]
 
 
 @task_group
-def day(entrypoint: str, output: str) -> None:
+def day(date: str, entrypoint: str, output: str) -> None:
     run = RayJobOperator(
         task_id="run",
         entrypoint=entrypoint,
         cluster="{{ params.profile }}",
         pool="asr_backfill",
-        map_index_template="{{ task.entrypoint }}",
+        job={"metadata": {"date": date}},
+        map_index_template="{{ task.job.metadata.date }}",
         **RAY,
     )
     run >> verify(output)

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, get_args
 
-from airflow.sdk import DAG, Asset, ObjectStoragePath, Param, task
+from airflow.sdk import DAG, Asset, Param, task
 
 from kuberay.cluster import profile_names
+from ray_jobs import storage
 from ray_jobs.spec import AsrSpec
 
 RAY: dict[str, Any] = {
@@ -58,7 +59,7 @@ def command(module: str, params: Mapping[str, Any]) -> str:
 @task(outlets=[TRANSCRIPTS])
 def verify(output: str, *, outlet_events: Any = None) -> dict[str, Any]:
     """The run's report without its timeline, for XCom. Fails where a planned call has not exactly one outcome."""
-    report: dict[str, Any] = json.loads((ObjectStoragePath(output) / "report.json").read_text())
+    report: dict[str, Any] = json.loads(storage.read_bytes(storage.join(storage.normalise(output), "report.json")))
     unaccounted = {key: report[key] for key in ("missing", "unexpected", "duplicated") if report.get(key)}
     if unaccounted:
         raise ValueError(f"calls without exactly one outcome: {unaccounted}")

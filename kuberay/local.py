@@ -55,8 +55,13 @@ class LocalSettings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "LocalSettings":
-        """KUBERAY_RAY_PYTHON, KUBERAY_LOCAL_FOLDER, KUBERAY_LOCAL_NUM_CPUS; each is optional."""
-        num_cpus = environment.get("KUBERAY_LOCAL_NUM_CPUS")
+        """KUBERAY_RAY_PYTHON, KUBERAY_LOCAL_FOLDER, KUBERAY_LOCAL_NUM_CPUS; each is optional.
+
+        Raises InvalidSpecError where the number is none.
+        """
+        num_cpus = environment.get("KUBERAY_LOCAL_NUM_CPUS", "")
+        if num_cpus and not (num_cpus.isdecimal() and int(num_cpus)):
+            raise InvalidSpecError([f"KUBERAY_LOCAL_NUM_CPUS={num_cpus}: give a whole number from 1"])
         return cls(
             ray_python=environment.get("KUBERAY_RAY_PYTHON", cls().ray_python),
             folder=Path(environment.get("KUBERAY_LOCAL_FOLDER", cls().folder)),
@@ -247,6 +252,7 @@ class LocalBackend:
     # --- the head process -----------------------------------------------------------------------------------------
 
     def _start(self, spec: ClusterSpec, name: str, metadata: Metadata, expires_at: datetime) -> None:
+        _check_ray(self._settings.ray_python)
         folder = self._folder(name)
         folder.mkdir(parents=True, mode=0o700, exist_ok=True)
         dashboard, gcs, client = _free_ports(3)
@@ -420,6 +426,18 @@ def _total_resources(spec: ClusterSpec) -> dict[str, float]:
         for name, amount in group.ray_resources.items():
             total[name] = total.get(name, 0) + amount * group.max_replicas
     return total
+
+
+def _check_ray(ray_python: str) -> None:
+    """Raises InvalidSpecError where the interpreter is not there or has no Ray."""
+    look = "import importlib.util, sys; sys.exit(importlib.util.find_spec('ray') is None)"
+    if shutil.which(ray_python) is None:
+        reason = "there is no such program"
+    elif subprocess.run([ray_python, "-c", look], capture_output=True).returncode:
+        reason = "Ray is not installed there"
+    else:
+        return
+    raise InvalidSpecError([f"KUBERAY_RAY_PYTHON={ray_python}: {reason}; name the Python that has Ray"])
 
 
 def _environment(ray_python: str, token: str) -> dict[str, str]:

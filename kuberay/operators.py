@@ -20,12 +20,12 @@ from typing import Any, Literal, TypeVar
 import yaml
 from airflow.sdk import BaseOperator, BaseOperatorLink, Connection
 from airflow.sdk.api.client import ServerResponseError
-from airflow.sdk.exceptions import AirflowRuntimeError
+from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError
 from airflow.sdk.execution_time.xcom import XCom
 
 from kuberay.backend import Backend, blocking, collect, utc_now
 from kuberay.cluster import resolve_cluster
-from kuberay.errors import KubeRayError
+from kuberay.errors import InvalidSpecError, KubeRayError
 from kuberay.names import Claim
 from kuberay.rayjob import JobSpec, make_job
 from kuberay.triggers import RayClusterGoneTrigger, RayClusterTrigger, RayJobTrigger, RayTrigger, Where
@@ -75,6 +75,16 @@ class _RayOperator(BaseOperator):
         self.deferrable = deferrable
         self._name: str | None = None
         self._killed = False
+
+    def execute(self, context: Any) -> Any:
+        try:
+            return self.start(context)
+        except InvalidSpecError as error:
+            raise AirflowFailException(str(error)) from None  # no retry makes it right
+
+    def start(self, context: Any) -> Any:
+        """Ask for what this operator is about, and wait for it."""
+        raise NotImplementedError
 
     @property
     def where(self) -> Where:
@@ -159,7 +169,7 @@ class RayClusterOperator(_RayOperator):
         self.lifetime_s = lifetime_s
         self.start_timeout_s = start_timeout_s
 
-    def execute(self, context: Any) -> str:
+    def start(self, context: Any) -> str:
         spec = resolve_cluster(self.cluster, self.overrides)
         claim = claim_of(context)
         expires_at = utc_now() + timedelta(seconds=self.lifetime_s)
@@ -198,7 +208,7 @@ class DeleteRayClusterOperator(_RayOperator):
         super().__init__(**arguments)
         self.created_by = created_by
 
-    def execute(self, context: Any) -> None:
+    def start(self, context: Any) -> None:
         claim = claim_of(context, task_id=self.created_by)
         found = self._on_backend(lambda backend: backend.clusters_of(claim.task_key))
         self.log.info("clusters of task %s: %s", self.created_by, ", ".join(found) or "none")
@@ -209,7 +219,7 @@ class DeleteRayClusterOperator(_RayOperator):
         """One cluster is gone; look again, so that every one is."""
         if event["state"] != "gone":
             raise KubeRayError(f"cluster {event['name']} was not deleted: {event['message']}")
-        self.execute(context)
+        self.start(context)
 
 
 class RayJobOperator(_RayOperator):
@@ -226,6 +236,7 @@ class RayJobOperator(_RayOperator):
         "cluster_name",
         "overrides",
         "runtime_env",
+        "job",
         "backend",
         "namespace",
         "kubernetes_conn_id",
@@ -264,7 +275,7 @@ class RayJobOperator(_RayOperator):
             **(self.job or {}),
         )
 
-    def execute(self, context: Any) -> dict[str, str]:
+    def start(self, context: Any) -> dict[str, str]:
         spec = self.spec
         claim = claim_of(context)
         expires_at = utc_now() + timedelta(seconds=spec.deadline_s + spec.ttl_s + EXPIRY_MARGIN_S)
@@ -299,7 +310,7 @@ class CollectRayOperator(_RayOperator):
 
     template_fields: Sequence[str] = ("backend", "namespace", "kubernetes_conn_id")
 
-    def execute(self, context: Any) -> list[str]:
+    def start(self, context: Any) -> list[str]:
         state_of = context["ti"].get_dagrun_state
 
         async def run_ended(dag_id: str, run_id: str) -> bool:

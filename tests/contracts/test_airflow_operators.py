@@ -4,6 +4,7 @@ import asyncio
 import json
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
@@ -231,6 +232,73 @@ def test_a_dry_run_shows_the_manifests_and_asks_nobody(api, monkeypatch):
     shown = [yaml.safe_load(call.args[1])["kind"] for call in log.info.call_args_list]
     assert shown == ["RayCluster", "RayJob"]
     assert api.requests == []
+
+
+ATTEMPT = {
+    "ti": SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=1),
+    "dag_run": SimpleNamespace(clear_number=0),
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ({"cluster": "tiny"}, "no profile 'tiny'; there are large, small, standard, or give a .yaml file"),
+        ({"cluster": "nowhere.yaml"}, "nowhere.yaml: cannot be read (No such file or directory)"),
+        ({"cluster": "small", "overrides": {"hed": {}}}, "small: unknown key hed"),
+        (
+            {"cluster": "small", "cluster_name": "ray"},
+            "job spec: the document: give exactly one of cluster (the job's own) and cluster_name (an existing one)",
+        ),
+        ({"cluster": "small", "backend": "nomad"}, "backend 'nomad' is neither kubernetes nor local"),
+    ],
+)
+def test_a_mistake_in_the_dag_is_one_line_and_is_not_tried_again(arguments, line):
+    from airflow.sdk.exceptions import AirflowFailException
+
+    from kuberay.operators import RayJobOperator
+
+    with pytest.raises(AirflowFailException) as caught:
+        RayJobOperator(task_id="t", entrypoint="python -m work", **arguments).execute(ATTEMPT)
+    assert str(caught.value) == line
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "line"),
+    [
+        ("RAY_PYTHON", "/nowhere/python", "there is no such program; name the Python that has Ray"),
+        ("RAY_PYTHON", "/bin/false", "Ray is not installed there; name the Python that has Ray"),
+        ("LOCAL_NUM_CPUS", "many", "give a whole number from 1"),
+    ],
+)
+def test_a_local_backend_that_cannot_start_is_one_line_and_leaves_nothing(setting, value, line, monkeypatch, tmp_path):
+    from airflow.sdk.exceptions import AirflowFailException
+
+    from kuberay.operators import RayJobOperator
+
+    monkeypatch.setenv("KUBERAY_LOCAL_FOLDER", str(tmp_path))
+    monkeypatch.setenv(f"KUBERAY_{setting}", value)
+    with pytest.raises(AirflowFailException) as caught:
+        RayJobOperator(task_id="t", entrypoint="python -m work", cluster="small", backend="local").execute(ATTEMPT)
+    assert str(caught.value) == f"KUBERAY_{setting}={value}: {line}"
+    assert not list(tmp_path.glob("**/*.json"))
+
+
+def test_an_api_that_does_not_answer_is_one_line_and_worth_a_retry(monkeypatch, tmp_path):
+    from kuberay.errors import UnreachableError
+    from kuberay.operators import RayJobOperator
+
+    closed = {"server": "http://127.0.0.1:1"}
+    kubeconfig = {"current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}]}
+    kubeconfig |= {"clusters": [{"name": "c", "cluster": closed}], "users": [{"name": "u", "user": {}}]}
+    (tmp_path / "kubeconfig").write_text(json.dumps(kubeconfig))
+    monkeypatch.setattr(
+        "kubernetes_asyncio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig")
+    )
+    monkeypatch.setattr("kuberay.client._backoff_s", lambda *attempt: 0)
+    with pytest.raises(UnreachableError, match=r"^cannot list rayjobs, tried 6 times: 503 .*127\.0\.0\.1:1") as caught:
+        RayJobOperator(task_id="t", entrypoint="python -m work", cluster="small").execute(ATTEMPT)
+    assert "\n" not in str(caught.value)
 
 
 def test_without_the_rights_a_deferred_task_fails_with_one_line(api, job, where):
