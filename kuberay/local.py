@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -36,6 +36,8 @@ from kuberay.rayjob import JobSpec
 START_TIMEOUT_S = 180
 STOP_TIMEOUT_S = 10
 POLL_S = 1.0
+EXEC_POLLS = 10  # a process that is just becoming another program has no command line for a moment
+TRY_AGAIN = "please try again later"  # a busy machine's head takes jobs some time after it first answers
 DRIVER_STATES: dict[str, Literal["waiting", "running", "succeeded", "failed"]] = {
     "PENDING": "waiting",
     "RUNNING": "running",
@@ -255,22 +257,16 @@ class LocalBackend:
         _check_ray(self._settings.ray_python)
         folder = self._folder(name)
         folder.mkdir(parents=True, mode=0o700, exist_ok=True)
-        dashboard, gcs, client = _free_ports(3)
+        dashboard, gcs, client, agent = _free_ports(4)
         token = secrets.token_hex(16)
         lifetime_s = max(60, int((expires_at - utc_now()).total_seconds()))
         command = [
             *("timeout", "--kill-after=20", str(lifetime_s)),
-            *(
-                self._settings.ray_python,
-                "-m",
-                "ray.scripts.scripts",
-                "start",
-                "--head",
-                "--block",
-                "--disable-usage-stats",
-            ),
+            *(self._settings.ray_python, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+            *("--disable-usage-stats", "--log-style=pretty", "--log-color=false"),
             *(f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"),
-            *("--dashboard-host=127.0.0.1", "--include-dashboard=true", f"--temp-dir={folder / 'ray'}"),
+            *(f"--dashboard-agent-listen-port={agent}", f"--temp-dir={folder / 'ray'}"),
+            *("--dashboard-host=127.0.0.1", "--include-dashboard=true"),
             f"--resources={json.dumps(_total_resources(spec))}",
             *([f"--num-cpus={self._settings.num_cpus}"] if self._settings.num_cpus else []),
         ]
@@ -375,7 +371,7 @@ class LocalBackend:
                     if answer.status < 400:
                         return await answer.json()
                     problem = f"{answer.status} {first_line(await answer.text())}"
-                    if answer.status not in (502, 503, 504):
+                    if answer.status not in (502, 503, 504) and TRY_AGAIN not in problem:
                         raise ApiError(f"{method} {path} on the Ray head: {problem}")
             except (aiohttp.ClientError, TimeoutError) as error:
                 problem = str(error) or type(error).__name__
@@ -507,10 +503,12 @@ def _has_members(group: int) -> bool:
 
 def _command(pid: int) -> str:
     """The command line of a process, which names the head's folder in ours; "" where it does not run."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
-    except OSError:
-        return ""
+    with suppress(OSError):
+        for _ in range(EXEC_POLLS):
+            if command := Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace"):
+                return command
+            time.sleep(0.01)
+    return ""
 
 
 def _write(path: Path, document: dict[str, Any]) -> None:

@@ -21,7 +21,6 @@ import yaml
 from airflow.sdk import BaseOperator, BaseOperatorLink, Connection
 from airflow.sdk.api.client import ServerResponseError
 from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError
-from airflow.sdk.execution_time.xcom import XCom
 
 from kuberay.backend import Backend, blocking, collect, utc_now
 from kuberay.cluster import resolve_cluster
@@ -43,7 +42,8 @@ class RayDashboardLink(BaseOperatorLink):
     xcom_key = "ray_dashboard_url"
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        return XCom.get_value(key=self.xcom_key, ti_key=ti_key) or ""
+        """What Airflow keeps for its UI whenever the task pauses or ends."""
+        return operator.urls.get(self.xcom_key, "")
 
 
 class GrafanaLink(BaseOperatorLink):
@@ -53,7 +53,7 @@ class GrafanaLink(BaseOperatorLink):
     xcom_key = "grafana_url"
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        return XCom.get_value(key=self.xcom_key, ti_key=ti_key) or ""
+        return operator.urls.get(self.xcom_key, "")
 
 
 class _RayOperator(BaseOperator):
@@ -73,6 +73,7 @@ class _RayOperator(BaseOperator):
         self.namespace = namespace
         self.kubernetes_conn_id = kubernetes_conn_id
         self.deferrable = deferrable
+        self.urls: dict[str, str] = {}
         self._name: str | None = None
         self._killed = False
 
@@ -133,15 +134,15 @@ class _RayOperator(BaseOperator):
         raise NotImplementedError
 
     def _push_links(self, context: Any, dashboard_url: str, name: str) -> None:
+        """Now, and not only when the task pauses or ends, as Airflow does: a task that does not defer has them, too."""
         place = {"namespace": self.namespace, "name": name}
         template = os.environ.get("KUBERAY_DASHBOARD_URL")
-        urls = {
+        self.urls = {
             RayDashboardLink.xcom_key: template.format(**place) if template else dashboard_url,
             GrafanaLink.xcom_key: os.environ.get("KUBERAY_GRAFANA_URL", "").format(**place),
         }
-        for key, url in urls.items():
-            if url:
-                context["ti"].xcom_push(key=key, value=url)
+        for key, url in self.urls.items():
+            context["ti"].xcom_push(key=key, value=url)
 
 
 class RayClusterOperator(_RayOperator):

@@ -106,6 +106,11 @@ class Run:
         task: dict[str, Any] = self._airflow.api("GET", f"{self._run}/taskInstances/work")
         return task
 
+    @property
+    def states(self) -> list[str]:
+        """Of the mapped instances of `work`."""
+        return [task["state"] for task in self._airflow.api("GET", f"{self._run}/taskInstances")["task_instances"]]
+
     def wait(self, state: str) -> None:
         wait_until(lambda: self.task["state"] == state, f"the task is {state}", lambda: str(self.task))
 

@@ -34,6 +34,11 @@ for dag_id, deferrable in (("deferred", True), ("held", False)):
             **COMMON,
         )
 
+with DAG("pooled", schedule=None):
+    RayJobOperator.partial(task_id="work", pool="asr_backfill", **COMMON).expand(
+        entrypoint=["python JOB '{{ dag_run.conf.folder }}'"] * 2
+    )
+
 with DAG("instant", schedule=None):
     RayJobOperator(task_id="work", entrypoint="echo at once", **COMMON)
 """
@@ -98,6 +103,17 @@ def test_a_retry_after_a_crash_takes_up_the_running_job(airflow, folder):
     assert any("adopted from an earlier attempt" in line for line in run.log(2))
     told = lines(run, 1) + lines(run, 2)
     assert told == [f"line {number}" for number in range(1, len(told) + 1)]
+    assert not airflow.rays()
+
+
+def test_mapped_jobs_take_turns_where_the_pool_has_one_slot_though_they_defer(airflow, folder):
+    run = airflow.trigger("pooled", {"folder": str(folder)})
+    wait_until(lambda: stamps(folder) == ["start"], "one job runs")
+    wait_until(lambda: "deferred" in run.states, "its task is deferred")
+    assert sorted(run.states) == ["deferred", "scheduled"]
+    (folder / "release").touch()
+    wait_until(lambda: run.states == ["success", "success"], "both have ended")
+    assert stamps(folder) == ["start", "end"] * 2
     assert not airflow.rays()
 
 
