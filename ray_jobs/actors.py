@@ -16,7 +16,7 @@ import ray
 from ray_jobs import handoff, records, storage
 from ray_jobs.handoff import Attempt
 from ray_jobs.ledger import CallState, Ledger, Marker
-from ray_jobs.records import CallAudio, Failure, Insight, Outcome, StageEvent, StartUp, Transcript
+from ray_jobs.records import CallAudio, Failure, Insight, Outcome, StageEvent, StartUp, Transcript, failed
 from ray_jobs.sinks import Sink, read_parquet
 from ray_jobs.spec import RedactSpec, RunSpec
 
@@ -63,9 +63,7 @@ class Transcribe:
         for row in rows:
             if row.call_id in attempt.deadly_calls:
                 reason = "the ASR engine's process died on this call; see the worker's log, then --retry-failed"
-                outcomes.append(
-                    Failure(call_id=row.call_id, uri=row.uri, code="asr_crashed", stage="asr", reason=reason)
-                )
+                outcomes.append(failed(row, code="asr_crashed", stage="asr", reason=reason))
                 continue
             ray.get(self._board.suspect.remote(partition_id, row.call_id))
             outcomes.extend(transcribe([row], self._engine, self._spec.asr, self._spec.channels))

@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from ray_jobs import storage
 from ray_jobs.records import SCHEMA_VERSION, Call
@@ -150,8 +151,8 @@ def _marker(data: bytes) -> Marker:
     return Marker(**{**document, "files": tuple(document["files"]), "calls": calls})
 
 
-def _partitions(document: dict[str, list[dict[str, list[dict[str, object]]]]]) -> list[Partition]:
+def _partitions(document: dict[str, Any]) -> list[Partition]:
     return [
-        Partition(partition_id=str(p["partition_id"]), calls=tuple(Call(**call) for call in p["calls"]))  # type: ignore[arg-type]
+        Partition(partition_id=p["partition_id"], calls=tuple(map(Call.from_document, p["calls"])))
         for p in document["partitions"]
     ]

@@ -4,9 +4,7 @@ python -m ray_jobs.run --input calls/ --output out/
 python -m ray_jobs.run --spec run.yaml --dry-run
 """
 
-import argparse
 import json
-import logging
 import os
 import secrets
 import sys
@@ -23,9 +21,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from ray_jobs import storage
+from ray_jobs.cli import run_job
 from ray_jobs.engines import weights
+from ray_jobs.engines.load_llm import check_llm
 from ray_jobs.engines.pii import check_ner_model
-from ray_jobs.errors import FatalError, PipelineError, SpecError
+from ray_jobs.errors import FatalError, SpecError
 from ray_jobs.ledger import Ledger
 from ray_jobs.progress import Progress, print_summary
 from ray_jobs.records import StageEvent, StartUp
@@ -33,9 +33,10 @@ from ray_jobs.recount import recount
 from ray_jobs.report import Report, RunFacts, build_report, render_html, render_json
 from ray_jobs.runtime import MemoryWatch, cpu_slots, engine_noise_to, gpu_slots, prepare_environment, ray_cluster
 from ray_jobs.settle import settle
-from ray_jobs.spec import STAGES, RunSpec, load_spec
+from ray_jobs.spec import STAGES, RunSpec
 from ray_jobs.stages.analyse import check_tasks
-from spark_etl.plan import SPEECH_SHARE, Plan, make_plan, persist
+from spark_etl.partition import SPEECH_SHARE
+from spark_etl.plan import Plan, make_plan, persist
 
 if TYPE_CHECKING:
     from ray_jobs.pipeline import Pipeline
@@ -67,20 +68,8 @@ class Measured:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Exit codes: 0 done; 1 calls are missing, every call failed or the run died; 2 a wrong spec."""
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    try:
-        spec = load_spec(options.spec, _overrides(options))
-        return run(spec, dry_run=options.dry_run, retry_failed=options.retry_failed)
-    except SpecError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the next run goes on after the last committed partition", file=sys.stderr)
-        return 130
+    about = "Transcribe, redact and analyse recorded calls. Run it again to finish what was interrupted."
+    return run_job(run, "ray_jobs.run", about, arguments)
 
 
 def run(spec: RunSpec, *, dry_run: bool = False, retry_failed: bool = False) -> int:
@@ -121,7 +110,7 @@ def check_stages(spec: RunSpec) -> None:
         if spec.redact.hash_key_env and not os.environ.get(spec.redact.hash_key_env):
             raise SpecError(f"redact.hash_key_env: the environment has no {spec.redact.hash_key_env}")
     if spec.analyses:
-        weights.check(spec.llm.model, spec.llm.engine)
+        check_llm(spec.llm)
         check_tasks(spec.llm)
 
 
@@ -267,27 +256,6 @@ def _versions() -> dict[str, str]:
         except ModuleNotFoundError:
             continue  # the GPU build of vLLM has another name than the CPU build
     return found
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m ray_jobs.run",
-        description="Transcribe, redact and analyse recorded calls. Run it again to finish what was interrupted.",
-        epilog="exit codes: 0 done, 1 calls are unaccounted for or all failed or the run died, 2 the spec is wrong",
-    )
-    parser.add_argument("--spec", type=Path, metavar="FILE", help="the run specification, YAML or JSON; see README")
-    parser.add_argument(
-        "--input", metavar="URI", help="recordings: a folder or s3:// prefix (over input.uri of the spec)"
-    )
-    parser.add_argument("--output", metavar="URI", help="where results go: a folder or s3:// prefix (over output.uri)")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and touch nothing")
-    parser.add_argument("--retry-failed", action="store_true", help="also retry calls that failed for good")
-    return parser
-
-
-def _overrides(options: argparse.Namespace) -> dict[str, Any]:
-    given = {"input.uri": options.input, "output.uri": options.output}
-    return {key: value for key, value in given.items() if value is not None}
 
 
 if __name__ == "__main__":

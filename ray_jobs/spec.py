@@ -29,6 +29,9 @@ STAGE_VERSIONS = {"etl": 1, "asr": 1, "redact": 1, "analyse": 1}
 
 STAGES = tuple(STAGE_VERSIONS)
 
+WAITING_CPUS = 0.1
+"""CPU slots of an actor that only waits for a server, unless the spec says otherwise."""
+
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -189,14 +192,32 @@ class TaskSpec(Section):
     max_tokens: Count = 256
 
 
-class LlmSpec(Section):
-    engine: Literal["vllm_local", "none"] = "vllm_local"
-    model: str = Field(
-        default="smollm2-135m-instruct", description="a packaged name, a folder, an s3:// prefix or a hub id"
+class EndpointSpec(Section):
+    """An OpenAI-compatible server, and how hard it may be asked."""
+
+    url: Annotated[str, Field(pattern=r"^https?://[^/]")] = Field(
+        description="http:// or https://, up to before /chat/completions; mostly it ends in /v1"
     )
+    api_key_env: str | None = Field(
+        default=None, description="environment variable, on the actors' nodes, that holds the key; null sends none"
+    )
+    timeout_s: Positive = Field(default=120.0, description="one attempt, from connecting to the last byte")
+    max_concurrency: Count = Field(default=32, description="requests under way at once, per actor")
+    max_attempts: Count = 5
+    backoff_s: Positive = Field(default=1.0, description="pause before the second attempt; it doubles from there")
+
+
+class LlmSpec(Section):
+    engine: Literal["vllm_local", "openai_endpoint", "none"] = "vllm_local"
+    model: str = Field(
+        default="smollm2-135m-instruct",
+        description="a packaged name, a folder, an s3:// prefix or a hub id; the name an endpoint has for it",
+    )
+    endpoint: EndpointSpec | None = _tuning(None, "where the engine openai_endpoint finds its server")
     seed: int = 0
     repetition_penalty: Annotated[float, Field(ge=1, le=2)] = Field(
-        default=1.1, description="above 1 keeps small models from saying one sentence over and over"
+        default=1.1,
+        description="above 1 keeps small models from saying one sentence over and over; not sent to an endpoint",
     )
     context_tokens: Count = Field(default=4096, description="longest prompt plus completion")
     tasks: tuple[TaskSpec, ...] = (
@@ -214,6 +235,25 @@ class LlmSpec(Section):
     )
     max_batch: Count = _tuning(32, "requests decoded together")
     actors: ActorSpec = _tuning(ActorSpec(), "the pool of engines")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _waiting_takes_no_core(cls, document: Any) -> Any:
+        """The default of `actors` is for an engine that computes; one that waits leaves the cores to others."""
+        if isinstance(document, dict) and document.get("engine") == "openai_endpoint":
+            return {"actors": {"num_cpus": WAITING_CPUS}, **document}
+        return document
+
+    @model_validator(mode="after")
+    def _engine_has_its_endpoint(self) -> "LlmSpec":
+        if self.engine == "openai_endpoint":
+            if self.endpoint is None:
+                raise ValueError("engine openai_endpoint needs endpoint: {url: http://HOST:PORT/v1}")
+            if self.actors.num_gpus:
+                raise ValueError("actors.num_gpus: engine openai_endpoint runs no model here; leave it at 0")
+        elif self.endpoint is not None:
+            raise ValueError(f"endpoint: engine {self.engine} asks no server; set engine: openai_endpoint")
+        return self
 
     @field_validator("tasks")
     @classmethod
@@ -324,6 +364,8 @@ def _put(document: dict[str, Any], dotted: str, value: Any) -> None:
     *parents, last = dotted.split(".")
     for parent in parents:
         document = document.setdefault(parent, {})
+        if not isinstance(document, dict):
+            raise SpecError(f"{dotted}: {parent} holds {document!r}, not a mapping with keys of its own")
     document[last] = value
 
 
@@ -353,7 +395,7 @@ def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
 def _model_of(annotation: Any) -> type[BaseModel]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next(_model_of(inner) for inner in annotation.__args__ if inner is not Ellipsis)
+    return next(_model_of(inner) for inner in annotation.__args__ if inner not in (Ellipsis, type(None)))
 
 
 def _shape(section: Section) -> dict[str, Any]:

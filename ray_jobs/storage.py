@@ -11,13 +11,18 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
 from ray_jobs.errors import OutputError, RetryableError, SpecError
+from ray_jobs.keyspace import Page, list_in_parallel
 
 READ_THREADS = 32
+
+LIST_THREADS = 16
+"""Pages of an S3 listing asked for at once; parsing them takes a core at about this many."""
 
 MAX_ATTEMPTS = 8
 """Tries of one S3 request, with growing pauses, where the store throttles or does not answer."""
@@ -30,6 +35,7 @@ class ObjectInfo:
     uri: str
     size_bytes: int
     version: str
+    modified_unix_s: float
 
 
 class ChangedError(Exception):
@@ -74,7 +80,7 @@ def stat(uri: str) -> ObjectInfo:
     if not is_s3(uri):
         return _local_info(uri, os.stat(uri))
     head = _s3(uri, lambda s3, where: s3.head_object(**where))
-    return ObjectInfo(uri=uri, size_bytes=head["ContentLength"], version=head["ETag"].strip('"'))
+    return _s3_info(uri, head["ContentLength"], head)
 
 
 def exists(uri: str) -> bool:
@@ -166,18 +172,32 @@ def _list_local(root: str) -> Iterator[ObjectInfo]:
     if os.path.isfile(root):
         yield _local_info(root, os.stat(root))
         return
-    for folder, folders, names in os.walk(root):
-        folders.sort()
-        for name in sorted(names):
-            path = os.path.join(folder, name)
-            try:
-                yield _local_info(path, os.stat(path))
-            except FileNotFoundError:
-                continue  # gone between the listing and the look, or a dangling link
+    yield from _walk(root)
+
+
+def _walk(folder: str) -> Iterator[ObjectInfo]:
+    try:
+        with os.scandir(folder) as scan:
+            entries = sorted(scan, key=lambda entry: entry.name + "/" * entry.is_dir())
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        try:
+            if not entry.is_dir():
+                yield _local_info(entry.path, entry.stat())
+            elif not entry.is_symlink():
+                yield from _walk(entry.path)
+        except FileNotFoundError:
+            continue  # gone between the listing and the look, or a dangling link
 
 
 def _local_info(path: str, status: os.stat_result) -> ObjectInfo:
-    return ObjectInfo(uri=path, size_bytes=status.st_size, version=f"{status.st_size}-{status.st_mtime_ns}")
+    return ObjectInfo(
+        uri=path,
+        size_bytes=status.st_size,
+        version=f"{status.st_size}-{status.st_mtime_ns}",
+        modified_unix_s=status.st_mtime,
+    )
 
 
 def _write_beside(path: str, data: bytes) -> str:
@@ -200,10 +220,24 @@ def _write_beside(path: str, data: bytes) -> str:
 def _client(process_id: int) -> Any:
     """One client per process: boto3's connections do not survive a fork."""
     import boto3
+    import botocore.session
     from botocore.config import Config
 
+    session: Any = botocore.session.get_session()
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_time)
     retries: Any = {"mode": "adaptive", "max_attempts": MAX_ATTEMPTS}
-    return boto3.client("s3", config=Config(retries=retries, max_pool_connections=READ_THREADS))
+    config = Config(retries=retries, max_pool_connections=READ_THREADS)
+    return boto3.Session(botocore_session=session).client("s3", config=config)
+
+
+def _parse_time(value: Any) -> datetime:
+    """botocore's own way takes three quarters of the time of parsing a listing."""
+    from botocore.utils import parse_timestamp
+
+    try:
+        return datetime.fromisoformat(value)
+    except (TypeError, ValueError):  # a number, or a header's date
+        return parse_timestamp(value)
 
 
 def _bucket_key(uri: str) -> dict[str, str]:
@@ -239,14 +273,26 @@ def _translate(uri: str, code: str, status: int) -> Exception:
 
 def _list_s3(uri: str) -> Iterator[ObjectInfo]:
     where = _bucket_key(uri)
-    prefix = where["Key"] + "/" if where["Key"] else ""
-    token: dict[str, str] = {}
-    while True:
-        page = _s3(uri, lambda s3, at, t=token: s3.list_objects_v2(Bucket=at["Bucket"], Prefix=prefix, **t))  # type: ignore[misc]
-        for item in page.get("Contents", ()):
-            if not item["Key"].endswith("/"):
-                name = f"s3://{where['Bucket']}/{item['Key']}"
-                yield ObjectInfo(uri=name, size_bytes=item["Size"], version=item["ETag"].strip('"'))
-        if not page["IsTruncated"]:
-            return
-        token = {"ContinuationToken": page["NextContinuationToken"]}
+    bucket, prefix = where["Bucket"], where["Key"] + "/" if where["Key"] else ""
+
+    def page_after(key: str) -> Page[ObjectInfo]:
+        after = {"StartAfter": key} if key else {}
+        page = _s3(uri, lambda s3, _: s3.list_objects_v2(Bucket=bucket, Prefix=prefix, **after))
+        contents = page.get("Contents", [])
+        return Page(
+            keys=[item["Key"] for item in contents],
+            items=[_s3_info(f"s3://{bucket}/{item['Key']}", item["Size"], item) for item in contents],
+            is_last=not page["IsTruncated"],
+        )
+
+    listed = list_in_parallel(page_after, prefix, LIST_THREADS)
+    return (info for info in listed if not info.uri.endswith("/"))
+
+
+def _s3_info(uri: str, size_bytes: int, answer: Any) -> ObjectInfo:
+    return ObjectInfo(
+        uri=uri,
+        size_bytes=size_bytes,
+        version=answer["ETag"].strip('"'),
+        modified_unix_s=answer["LastModified"].timestamp(),
+    )

@@ -5,7 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 from ray_jobs import storage
 from ray_jobs.errors import CallError, RetryableError
 from ray_jobs.ledger import Partition
-from ray_jobs.records import AUDIO_SCHEMA, Call, CallAudio, Failure, audio_to_table
+from ray_jobs.records import AUDIO_SCHEMA, Call, audio_to_table
 from ray_jobs.spec import EtlSpec, SparkSpec
 
 if TYPE_CHECKING:
@@ -139,10 +139,9 @@ def prepared_table(plan: str, etl: EtlSpec) -> pa.Table:
     from spark_etl.prepare import prepare_partition
 
     document = json.loads(plan)
-    calls = [Call(**call) for call in document["calls"]]
+    calls = [Call.from_document(call) for call in document["calls"]]
     began = time.time()
-    rows = [_as_shown(row, call) for row, call in zip(prepare_partition(calls, etl, read_call), calls, strict=True)]
-    table = audio_to_table(rows)
+    table = audio_to_table(prepare_partition(calls, etl, read_call))
     where = {
         "partition_id": document["partition_id"],
         "start_unix_s": began,
@@ -170,8 +169,3 @@ def read_call(call: Call) -> bytes:
         ) from None
     except (RetryableError, OSError) as error:
         raise CallError("storage", f"{call.source}: {' '.join(str(error).split())}") from None
-
-
-def _as_shown(row: CallAudio | Failure, call: Call) -> CallAudio | Failure:
-    """The row under the name that outputs may show."""
-    return replace(row, uri=call.source)

@@ -18,7 +18,7 @@ from ray_jobs import prompts
 from ray_jobs.engines.llm import Completion, LlmEngine, Message, Prompt
 from ray_jobs.errors import FatalError, PipelineError, SpecError
 from ray_jobs.prompts import PromptFile, Rendered
-from ray_jobs.records import Insight, Transcript
+from ray_jobs.records import Insight, Metadata, Transcript
 from ray_jobs.spec import LlmSpec, TaskSpec
 
 _MAX_NOTES_TOKENS = 320
@@ -75,6 +75,7 @@ def analyse(
     room = min(_room(engine, files[task.name], task.max_tokens, task.labels) for task in llm.tasks)
     texts, errors = _fit({t.call_id: _text(t) for t in transcripts}, engine, room)
     asked = [(transcript.call_id, task) for transcript in transcripts for task in llm.tasks]
+    metadata = {transcript.call_id: transcript.metadata for transcript in transcripts}
     answers = _ask(
         {
             (call_id, task.name): _Question(
@@ -94,6 +95,7 @@ def analyse(
             files[task.name],
             engine.model_name,
             answers[call_id, task.name] if call_id in texts else _Answer(error=errors[call_id]),
+            metadata[call_id],
         )
         for call_id, task in asked
     ]
@@ -131,7 +133,9 @@ def _text(transcript: Transcript) -> str:
     return transcript.dialogue().replace("<", "\u2039").replace(">", "\u203a")
 
 
-def _insight(call_id: str, task: TaskSpec, file: PromptFile, model: str, answer: _Answer) -> Insight:
+def _insight(
+    call_id: str, task: TaskSpec, file: PromptFile, model: str, answer: _Answer, metadata: Metadata
+) -> Insight:
     return Insight(
         call_id=call_id,
         task=task.name,
@@ -143,6 +147,7 @@ def _insight(call_id: str, task: TaskSpec, file: PromptFile, model: str, answer:
         prompt_hash=file.content_hash,
         prompt_tokens=answer.prompt_tokens,
         completion_tokens=answer.completion_tokens,
+        metadata=metadata,
     )
 
 

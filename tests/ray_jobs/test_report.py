@@ -179,7 +179,7 @@ def test_report_json_has_the_documented_keys():
         startups=[startup("ray", 0, 12.5)],
     )
     document = json.loads(render_json(build_report(run)))
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == 2
     assert [document[k] for k in ("num_calls", "num_ok", "num_failed", "num_skipped")] == [2, 1, 1, 0]
     assert document["accounted"] is True
     assert document["failures"] == {"truncated": 1}

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_jobs.errors import SpecError
-from ray_jobs.spec import STAGES, load_spec, parse_spec
+from ray_jobs.spec import STAGES, WAITING_CPUS, load_spec, parse_spec
 
 INPUT = {"input": {"uri": "calls"}}
+ENDPOINT = {"engine": "openai_endpoint", "endpoint": {"url": "http://host/v1"}}
 
 
 def changed(**sections: Any) -> set[str]:
@@ -38,6 +39,17 @@ class TestMistakes:
             ({**INPUT, "redact": {"mode": "hash"}}, "redact: mode hash needs hash_key_env"),
             ({**INPUT, "redact": {"patterns": {"CLAIM": "("}}}, "CLAIM is not a regular expression"),
             ({**INPUT, "partitions_ahead": 1, "etl": {"spark": {"num_executors": 4}}}, "is below one wave of Spark"),
+            ({**INPUT, "llm": {"engine": "openai_endpoint"}}, "llm: engine openai_endpoint needs endpoint: {url"),
+            ({**INPUT, "llm": {"endpoint": {"url": "http://h/v1"}}}, "llm: endpoint: engine vllm_local asks no server"),
+            (
+                {**INPUT, "llm": {"engine": "openai_endpoint", "endpoint": {"url": "h:8000"}}},
+                r"llm.endpoint.url: .*\(got 'h:8000'\)",
+            ),
+            (
+                {**INPUT, "llm": {"engine": "openai_endpoint", "endpoint": {"url": "http://h/v1", "key": "x"}}},
+                "unknown key llm.endpoint.key; ",
+            ),
+            ({**INPUT, "llm": {**ENDPOINT, "actors": {"num_gpus": 1}}}, "openai_endpoint runs no model here; leave"),
             (
                 {**INPUT, "llm": {"tasks": [{"name": "a", "prompt": "poem/v1"}]}},
                 "no prompt poem/v1; there are .*summary/v1",
@@ -91,6 +103,13 @@ class TestFingerprints:
             output={"uri": "elsewhere"},
         )
 
+    def test_the_model_behind_an_endpoint_shapes_answers_and_its_address_does_not(self) -> None:
+        here = parse_spec({**INPUT, "llm": ENDPOINT})
+        moved = parse_spec({**INPUT, "llm": {**ENDPOINT, "endpoint": {"url": "http://other/v1", "timeout_s": 5}}})
+        other = parse_spec({**INPUT, "llm": {**ENDPOINT, "model": "other"}})
+        assert here.fingerprints() == moved.fingerprints()
+        assert here.fingerprints()["analyse"] != other.fingerprints()["analyse"]
+
     def test_they_are_the_same_on_every_machine(self) -> None:
         assert parse_spec(INPUT).fingerprints() == parse_spec({"input": {"uri": "other"}}).fingerprints()
 
@@ -99,3 +118,8 @@ def test_roles_name_channels_and_a_mono_call_has_its_own() -> None:
     channels = parse_spec(INPUT).channels
     assert [channels.role(i, 3) for i in range(3)] == ["agent", "customer", "channel_2"]
     assert channels.role(0, 1) == "mixed"
+
+
+def test_an_actor_that_only_waits_for_a_server_takes_next_to_no_slot() -> None:
+    assert parse_spec({**INPUT, "llm": ENDPOINT}).llm.actors.num_cpus == WAITING_CPUS
+    assert parse_spec({**INPUT, "llm": {**ENDPOINT, "actors": {"num_cpus": 2}}}).llm.actors.num_cpus == 2
