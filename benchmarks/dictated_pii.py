@@ -1,10 +1,10 @@
 """Makes short call passages in which people dictate what is private: a second generator, by a stranger to the first.
 
 Written from how contact-centre calls go, before its author had read the recognisers or the first generator's phrases
-(`benchmarks.spoken_pii`): values are grouped in fours or pairs, doubled and tripled, hesitated over, corrected, cut over
-turns, repeated back in other words than they were said in, spelled with phonetic words, and written the way ASR writes
-them, lost and added digits included. Every third template holds no secret: totals, percentages, delivery dates, times,
-models, parts, error codes, quantities.
+(`benchmarks.spoken_pii`): values are grouped in fours or pairs, doubled and tripled, hesitated over, corrected, cut
+over turns, repeated back in other words than they were said in, spelled with phonetic words, and written the way ASR
+writes them, lost and added digits included. Every third template holds no secret: totals, percentages, delivery dates,
+times, models, parts, error codes, quantities.
 
 A value that is broken by other words ("four nine two, um, one three") makes a secret per unbroken stretch, so each
 must be found. The halves "dev" and "heldout" share no template, name, street or town; they share the ways of saying a
@@ -27,7 +27,8 @@ _SECRETIVE = {
         "A: Read me the digits across the front, please.\nC: Okay so {card.a}\nA: Yep.\nC: {card.b}",
         "A: And the sixteen digit number?\nC: {card.a}\nA: {card.a=}.\nC: Yes. {card.b}\nA: And {card.b=}, perfect.",
         "C: Can you put it on my visa, {card}, please?",
-        "A: Okay, go on, I'm ready for the card.\nC: {card}\nA: Let me read that back. {card=}. Is that correct?\nC: It is.",
+        "A: Okay, go on, I'm ready for the card.\nC: {card}\nA: Let me read that back. {card=}. Is that correct?\n"
+        "C: It is.",
         "C: You've still got my old card on there. The new one is {card}.",
         "A: Which number did they charge?\nC: It says here card number {card}.",
         "A: I'll need the full card number again, I'm afraid, the system timed out.\nC: Seriously? Fine. {card}.",
@@ -206,8 +207,10 @@ _FIRST = {
     "heldout": "Priyanka Mateo Niamh Piotr Lin Chidi Astrid Sanjay Zoe Sergei Shanice Angus Kenji Leila Tyler Rosa",
 }
 _LAST = {
-    "dev": "Okafor Kowalczyk Nguyen MacLeod Gutierrez Lindqvist Banerjee O'Leary Tanaka Haddad Whitfield Moreau Castillo",
-    "heldout": "Adeyemi Nowak Tran Mackenzie Herrera Sorensen Chatterjee O'Connor Suzuki Mansour Thornbury Leclerc Ramos",
+    "dev": "Okafor Kowalczyk Nguyen MacLeod Gutierrez Lindqvist Banerjee O'Leary Tanaka Haddad Whitfield Moreau "
+    "Castillo",
+    "heldout": "Adeyemi Nowak Tran Mackenzie Herrera Sorensen Chatterjee O'Connor Suzuki Mansour Thornbury Leclerc "
+    "Ramos",
 }
 _STREETS = {
     "dev": "Sycamore|Old Mill|Harrison|Kingfisher|Larch|Fifth|Pleasant View|St Mary's|Washington|Beech Hollow",
@@ -222,23 +225,29 @@ _POSTCODES = {
     "dev": "LS6 3HN|NR2 1TB|SA1 8QE|FK8 2NP|M14 5TQ",
     "heldout": "DE1 2PL|EX4 6RW|CF10 3AT|PA1 1JN|B29 7XD",
 }
+
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
 _KINDS = "Street Road Avenue Lane Drive Court Boulevard Terrace Close Way Place Crescent"
 _MAILBOXES = "gmail.com yahoo.com outlook.com hotmail.co.uk icloud.com comcast.net btinternet.com fastmail.org"
-_MONTHS = "January February March April May June July August September October November December".split()
-_ORDINALS = (
+_MONTHS = _words("January February March April May June July August September October November December")
+_ORDINALS = _words(
     "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth "
     "sixteenth seventeenth eighteenth nineteenth twentieth twenty-first twenty-second twenty-third twenty-fourth "
     "twenty-fifth twenty-sixth twenty-seventh twenty-eighth twenty-ninth thirtieth thirty-first"
-).split()
-_ONES = (
+)
+_ONES = _words(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen"
-).split()
-_TENS = "zero ten twenty thirty forty fifty sixty seventy eighty ninety".split()
-_PHONETIC = (
-    "apple boy Charlie David Edward Frank George Harry India John king London Mary Nancy Oscar Peter queen Robert sugar "
-    "Tom uncle Victor William x-ray yellow zebra"
-).split()
+)
+_TENS = _words("zero ten twenty thirty forty fifty sixty seventy eighty ninety")
+_PHONETIC = _words(
+    "apple boy Charlie David Edward Frank George Harry India John king London Mary Nancy Oscar Peter queen Robert "
+    "sugar Tom uncle Victor William x-ray yellow zebra"
+)
 _FILLERS = ("uh", "um", "let me see", "hold on", "sorry", "er", "and then", "okay")
 
 
@@ -359,13 +368,17 @@ class _Caller:
         last = self._surname.lower().replace("'", "")
         number = rng.choice(("", "", str(rng.randint(1, 99)), str(rng.randint(1960, 2004))))
         joint = rng.choice((".", "_", "-", "", "+"))
-        local = rng.choice((f"{first}{joint}{last}", f"{first[0]}{joint if joint != '+' else ''}{last}", f"{first}{joint}shop"))
+        local = rng.choice(
+            (f"{first}{joint}{last}", f"{first[0]}{joint if joint != '+' else ''}{last}", f"{first}{joint}shop")
+        )
         return f"{local}{number}@{rng.choice(_MAILBOXES.split())}"
 
     def street(self) -> str:
         rng = self._rng
         side = rng.choice(("", "", "", "North ", "West "))
-        return f"{rng.randint(2, 9899)} {side}{rng.choice(_STREETS[self._split].split('|'))} {rng.choice(_KINDS.split())}"
+        return (
+            f"{rng.randint(2, 9899)} {side}{rng.choice(_STREETS[self._split].split('|'))} {rng.choice(_KINDS.split())}"
+        )
 
     # ---------------------------------------------------------------------------------------------- ways of saying it
 
@@ -398,7 +411,7 @@ class _Caller:
         return ", ".join(stretches)
 
     def _one_by_one(self, digits: str) -> str:
-        """"four nine double two"; half the time without the double."""
+        """ "four nine double two"; half the time without the double."""
         doubling = self._rng.random() < 0.5
         said, i = [], 0
         while i < len(digits):
@@ -413,7 +426,7 @@ class _Caller:
         return " ".join(said)
 
     def _in_pairs(self, digits: str) -> str:
-        """"forty nine twenty two"; an odd group starts with one digit by itself."""
+        """ "forty nine twenty two"; an odd group starts with one digit by itself."""
         if len(digits) == 4 and digits.endswith("00") and digits[0] != "0":
             return f"{_below_100(int(digits[:2]))} hundred"
         start = len(digits) % 2
@@ -439,7 +452,13 @@ class _Caller:
                 at = rng.randrange(1, len(heard))
                 heard.insert(at, heard[at - 1])
         figures = "".join(heard)
-        return rng.choice((figures, ". ".join("-".join(c) for c in _cut(figures, (4, 4, 4))) + ".", " ".join(_cut(figures, (4, 5, 4)))))
+        return rng.choice(
+            (
+                figures,
+                ". ".join("-".join(c) for c in _cut(figures, (4, 4, 4))) + ".",
+                " ".join(_cut(figures, (4, 5, 4))),
+            )
+        )
 
     def phone(self, digits: str, half: str) -> str:
         rng = self._rng
@@ -450,7 +469,12 @@ class _Caller:
         if british:
             return rng.choice(("", "", "plus four four " if digits[1] == "7" else "")) + self.number(digits, (5, 3, 3))
         area, exchange, line = digits[:3], digits[3:6], digits[6:]
-        written = (f"({area}) {exchange}-{line}", f"{area}.{exchange}.{line}", f"+1 {area} {exchange} {line}", f"{area}-{exchange}{line}")
+        written = (
+            f"({area}) {exchange}-{line}",
+            f"{area}.{exchange}.{line}",
+            f"+1 {area} {exchange} {line}",
+            f"{area}-{exchange}{line}",
+        )
         if rng.random() < 0.25:
             return rng.choice(written)
         spoken = self.number(digits, (3, 3, 4))
@@ -513,9 +537,13 @@ class _Caller:
     def _year(self, year: int) -> str:
         if year >= 2000:
             rest = year - 2000
-            joint = self._rng.choice(("two thousand and ", "two thousand ", "twenty oh " if 0 < rest < 10 else "two thousand "))
+            joint = self._rng.choice(
+                ("two thousand and ", "two thousand ", "twenty oh " if 0 < rest < 10 else "two thousand ")
+            )
             return f"{joint}{_below_100(rest)}" if rest else "two thousand"
-        return self._rng.choice(("nineteen ", "nineteen ", "nineteen hundred and ")) + self._in_pairs(f"{year % 100:02}")
+        return self._rng.choice(("nineteen ", "nineteen ", "nineteen hundred and ")) + self._in_pairs(
+            f"{year % 100:02}"
+        )
 
     def email(self, value: str, half: str) -> str:
         rng = self._rng
@@ -524,7 +552,9 @@ class _Caller:
         if style == "written":
             return rng.choice((value, value.capitalize()))
         if style == "at":
-            return rng.choice((f"{local} at {domain}", f"{local.title()} at {domain}", f"{local} at {domain.replace('.', ' dot ')}"))
+            return rng.choice(
+                (f"{local} at {domain}", f"{local.title()} at {domain}", f"{local} at {domain.replace('.', ' dot ')}")
+            )
         names = {".": " dot ", "_": " underscore ", "-": rng.choice((" dash ", " hyphen ")), "+": " plus "}
         words = re.findall(r"[a-z]+|\d+|[._+-]", local)
         if style == "spelled":
@@ -546,13 +576,26 @@ class _Caller:
         line = self.street_line(value, half)
         if rng.random() < 0.3:
             town, code = rng.choice(_UK_TOWNS[self._split].split("|")), self.postcode("", "")
-            return rng.choice(("", f"flat {rng.randint(1, 30)}, ", f"Flat {rng.choice('ABC')}, ")) + f"{line}, {town}, {code}"
-        unit = rng.choice(("", "", f", apartment {rng.randint(1, 40)}", f", apt {rng.randint(1, 9)}B", f", unit {self._in_pairs('12')}"))
+            return (
+                rng.choice(("", f"flat {rng.randint(1, 30)}, ", f"Flat {rng.choice('ABC')}, "))
+                + f"{line}, {town}, {code}"
+            )
+        unit = rng.choice(
+            (
+                "",
+                "",
+                f", apartment {rng.randint(1, 40)}",
+                f", apt {rng.randint(1, 9)}B",
+                f", unit {self._in_pairs('12')}",
+            )
+        )
         city = rng.choice(_TOWNS[self._split].split("|"))
         if rng.random() < 0.3:
             return f"{line}{unit}, {city}"
         zipcode = self.digits(5)
-        return f"{line}{unit}, {city}" + rng.choice((f" {zipcode}", f", {self._one_by_one(zipcode)}", f", zip {zipcode}"))
+        return f"{line}{unit}, {city}" + rng.choice(
+            (f" {zipcode}", f", {self._one_by_one(zipcode)}", f", zip {zipcode}")
+        )
 
     def postcode(self, value: str, half: str) -> str:
         rng = self._rng
@@ -594,7 +637,7 @@ class _Caller:
 
     def day(self, value: str, half: str) -> str:
         _, month, day = (int(part) for part in value.split("-"))
-        weekday = self._rng.choice("Monday Tuesday Wednesday Thursday Friday".split())
+        weekday = self._rng.choice(("Monday", "Tuesday", "Wednesday", "Thursday", "Friday"))
         return self._rng.choice(
             (
                 f"{weekday} the {_ORDINALS[day - 1]}",
@@ -607,10 +650,14 @@ class _Caller:
 
     def clock(self, value: str, half: str) -> str:
         hour, minute = int(value[0]) + 1, int(value[1]) % 4 * 15
-        return self._rng.choice((f"{hour}:{minute:02}", f"{_below_100(hour)} {_below_100(minute) if minute else 'o clock'}", f"{hour} pm"))
+        return self._rng.choice(
+            (f"{hour}:{minute:02}", f"{_below_100(hour)} {_below_100(minute) if minute else 'o clock'}", f"{hour} pm")
+        )
 
     def percent(self, value: str, half: str) -> str:
-        return self._rng.choice((f"{int(value)}%", f"{_below_100(int(value))} percent", f"{_below_100(int(value))} point five percent"))
+        return self._rng.choice(
+            (f"{int(value)}%", f"{_below_100(int(value))} percent", f"{_below_100(int(value))} point five percent")
+        )
 
     def small(self, value: str, half: str) -> str:
         return self._rng.choice((_below_100(int(value)), str(int(value))))
@@ -626,7 +673,9 @@ class _Caller:
 
     def model(self, value: str, half: str) -> str:
         letters = self._rng.choice(("XR", "TL", "HD", "GS"))
-        return self._rng.choice((f"{letters}{value}", f"{letters} {self._one_by_one(value)}", f"{' '.join(letters)} {value}"))
+        return self._rng.choice(
+            (f"{letters}{value}", f"{letters} {self._one_by_one(value)}", f"{' '.join(letters)} {value}")
+        )
 
 
 _Way = Callable[[_Caller, str, str], str]
@@ -703,7 +752,9 @@ _WAYS: dict[str, _Way] = {
     "street": _Caller.street_line,
     "postcode": _Caller.postcode,
     "zip": _grouped(5),
-    "pobox": lambda c, value, half: c._rng.choice((f"P.O. Box {value}", f"PO box {value}", f"P O box {c._in_pairs(value)}")),
+    "pobox": lambda c, value, half: c._rng.choice(
+        (f"P.O. Box {value}", f"PO box {value}", f"P O box {c._in_pairs(value)}")
+    ),
     "account": _grouped(3, 3, 3),
     "account8": _grouped(4, 4),
     "policy": _Caller.policy,
@@ -742,7 +793,7 @@ def _below_100(number: int) -> str:
 
 
 def _count(number: int) -> str:
-    """"two thousand one hundred and four"."""
+    """ "two thousand one hundred and four"."""
     thousands, rest = divmod(number, 1000)
     hundreds, rest = divmod(rest, 100)
     parts = [f"{_ONES[thousands]} thousand"] * bool(thousands) + [f"{_ONES[hundreds]} hundred"] * bool(hundreds)

@@ -6,16 +6,19 @@ between them is one partition's outcomes (records.OUTCOME_SCHEMA) with its id in
 
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import ray
 
 from ray_jobs import handoff, records, storage
+from ray_jobs.errors import CallError
 from ray_jobs.handoff import Attempt
-from ray_jobs.ledger import CallState, Ledger, Marker
+from ray_jobs.ledger import CallState, Ledger, Marker, Partition
 from ray_jobs.records import CallAudio, Failure, Insight, Outcome, StageEvent, StartUp, Transcript, failed
 from ray_jobs.sinks import Sink, read_parquet
 from ray_jobs.spec import RedactSpec, RunSpec
@@ -91,10 +94,28 @@ class Redact:
         began = time.time()
         outcomes = redact(outcomes, self._redactor)
         partition = ray.get(self._board.partition.remote(partition_id))
+        if self._spec.redact.muted_audio:
+            self._write_muted(partition, outcomes)
         self._sink.commit_transcripts(partition, outcomes)
         ray.get(self._board.commit.remote(partition_id))
         _record(self._board, partition_id, "redact", began, outcomes)
         return _tag(records.outcomes_to_table(outcomes), partition_id)
+
+    def _write_muted(self, partition: Partition, outcomes: Sequence[Outcome]) -> None:
+        """Before the marker, so that a committed call has its audio; a recording gone meanwhile costs only that."""
+        from spark_etl.muted import write_muted
+
+        with tempfile.TemporaryDirectory(prefix="callmill-muted-") as folder:
+            path = Path(folder, "muted.wav")
+            for call, outcome in zip(partition.calls, outcomes, strict=True):
+                if not isinstance(outcome, Transcript):
+                    continue
+                try:
+                    write_muted(call, outcome.redactions, self._spec.etl, path)
+                    self._sink.write_muted(call.call_id, path)
+                except CallError as error:
+                    self._sink.write_muted(call.call_id, None)
+                    ray.get(self._board.warn.remote(f"{call.call_id}: no muted audio, {error.reason}"))
 
 
 class LoadCommitted:

@@ -24,7 +24,7 @@ AUDIO_GLOBS = tuple(
     for extension in ("wav", "flac", "mp3", "ogg", "opus", "oga", "m4a", "mp4", "aac", "webm", "amr", "gsm")
 )
 
-STAGE_VERSIONS = {"etl": 1, "asr": 1, "redact": 1, "analyse": 1}
+STAGE_VERSIONS = {"etl": 1, "asr": 1, "redact": 2, "analyse": 1}
 """Raised by hand when a stage's code changes what it puts out for the same settings."""
 
 STAGES = tuple(STAGE_VERSIONS)
@@ -158,6 +158,9 @@ class RedactSpec(Section):
         description="spaCy model (a module or a folder) for PERSON and ADDRESS; null goes without",
     )
     min_score: Annotated[float, Field(ge=0, le=1)] = 0.4
+    muted_audio: bool = Field(
+        default=False, description="also write muted/CALL_ID.wav: the recording with silence where secrets were spoken"
+    )
     actors: ActorSpec = _tuning(ActorSpec(num_cpus=0.5), "the pool of redactors")
 
     @property
@@ -178,6 +181,12 @@ class RedactSpec(Section):
     def _hash_has_key(self) -> "RedactSpec":
         if self.mode == "hash" and not self.hash_key_env:
             raise ValueError("mode hash needs hash_key_env: without a key anybody could try out names and numbers")
+        return self
+
+    @model_validator(mode="after")
+    def _muting_redacts(self) -> "RedactSpec":
+        if self.muted_audio and not self.removes_secrets:
+            raise ValueError("muted_audio has no secrets to mute under mode store_unredacted; leave one of them out")
         return self
 
 

@@ -6,14 +6,16 @@ built-in FileNotFoundError and PermissionError, and RetryableError for what may 
 """
 
 import functools
+import io
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import unquote, urlparse
 
 from ray_jobs.errors import OutputError, RetryableError, SpecError
@@ -126,15 +128,23 @@ def write_bytes(uri: str, data: bytes) -> None:
     if is_s3(uri):
         _s3(uri, lambda s3, where: s3.put_object(**where, Body=data))
         return
-    temporary = _write_beside(uri, data)
-    os.replace(temporary, uri)
+    os.replace(_write_beside(uri, io.BytesIO(data)), uri)
+
+
+def write_file(uri: str, path: Path) -> None:
+    """Put a local file's content whole or not at all, without reading it into memory."""
+    with path.open("rb") as file:
+        if is_s3(uri):
+            _s3(uri, lambda s3, where: s3.put_object(**where, Body=file))
+        else:
+            os.replace(_write_beside(uri, file), uri)
 
 
 def create_bytes(uri: str, data: bytes) -> bool:
     """Put an object only where there is none; False where there was one. Of several writers, one gets True."""
     if is_s3(uri):
         return bool(_s3(uri, lambda s3, where: s3.put_object(**where, Body=data, IfNoneMatch="*"), exists=False))
-    temporary = _write_beside(uri, data)
+    temporary = _write_beside(uri, io.BytesIO(data))
     try:
         os.link(temporary, uri)  # unlike rename, fails where the name is taken
     except FileExistsError:
@@ -200,13 +210,13 @@ def _local_info(path: str, status: os.stat_result) -> ObjectInfo:
     )
 
 
-def _write_beside(path: str, data: bytes) -> str:
+def _write_beside(path: str, source: BinaryIO) -> str:
     """A complete, synced temporary file in the folder of `path`."""
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=folder, prefix=".tmp-")
     with os.fdopen(handle, "wb") as file:
-        file.write(data)
+        shutil.copyfileobj(source, file)
         file.flush()
         os.fsync(file.fileno())
     os.chmod(temporary, 0o644)

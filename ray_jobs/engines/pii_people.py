@@ -82,11 +82,14 @@ _SPELLED = re.compile(r"(?<![\w'’])[A-Za-z](?:(?:\s*[-,.]\s*|\s+)[A-Za-z]\b){2
 _AS_IN = r"([a-z])\s+(?:as\s+in|for|like)\s+\1[a-z-]+"
 _LETTERS_BETWEEN = r"\W+(?:and\s+)?(?:[a-z]\W+(?:and\s+)?)*"
 _PHONETIC = re.compile(  # two at least: "I like it" is none
-    rf"(?<![\w'’]){_AS_IN}(?:{_LETTERS_BETWEEN}{_AS_IN.replace('1', '2')})(?:{_LETTERS_BETWEEN}{_AS_IN.replace('1', '3')})*"
+    rf"(?<![\w'’]){_AS_IN}(?:{_LETTERS_BETWEEN}{_AS_IN.replace('1', '2')})"
+    rf"(?:{_LETTERS_BETWEEN}{_AS_IN.replace('1', '3')})*"
     r"(?:\W+[a-z]\b(?!['’]))*",
     re.IGNORECASE,
 )
-_ACRONYMS = frozenset({"usa", "atm", "pin", "dob", "cvv", "cvc", "ssn", "ibm", "ups", "usb", "faq", "bbc", "vip", "sms"})
+_ACRONYMS = frozenset(
+    {"usa", "atm", "pin", "dob", "cvv", "cvc", "ssn", "ibm", "ups", "usb", "faq", "bbc", "vip", "sms"}
+)
 _NAME_WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _INITIALS = re.compile(r"[A-Z]{1,3}[\d-]*|[A-Za-z](?:[\s.]+[A-Za-z])*\.?")
 _SPELLING_BEFORE = re.compile(
