@@ -44,7 +44,7 @@ _POSTCODE_NAME = r"(?:(?:zip(?: code)?|postcode|post code)\s+(?:is\s+)?)?"
 _STATE = rf"(?:(?i:{'|'.join(STATES)})\b|\b(?:{'|'.join(sorted(STATE_CODES))})\b)"
 _PLACE_END = rf"(?:{_STATE}|(?i:{_POSTCODE}|{_SPELLED_POSTCODE}|{_POSTCODE_NAME}{_NUMBERS}))"
 _TOWN = r"(?:in\s+)?(?:St\.\s+)?[A-Z][\w'’-]*(?:\s+(?:(?:upon|on|under|le|of)\s+)?[A-Z][\w'’-]*){0,2}"
-_UNCASED_TOWN = r"[a-z][a-z'’-]*\b(?:\s+[a-z][a-z'’-]*\b){0,2}"
+_UNCASED_TOWN = r"[a-z][a-z'’-]+\b(?:\s+[a-z][a-z'’-]+\b){0,2}"
 _PLACES = re.compile(rf"(?:[\s,]+(?:and\s+)?(?:the\s+)?(?:{_PLACE_END}|{_TOWN}))*")
 _UNCASED_PLACES = re.compile(rf"[\s,]+(?:in\s+)?{_UNCASED_TOWN}[\s,]+{_PLACE_END}(?:[\s,.]+{_PLACE_END})?")
 _UNCASED_LAST = re.compile(rf",\s+{_UNCASED_TOWN}(?=\s*(?:[.?!]|\Z))")

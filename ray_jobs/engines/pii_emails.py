@@ -19,7 +19,7 @@ _ENDING = (
 )
 _PART = r"[^\W_]+"
 _DOT_ENDING = rf"(?:\.{_ENDING}|\s*\.\s*{_COMMON_ENDING}|\s+(?:dot|point)\s+{_ENDING})\b"
-_JOINT = r"(?:\s*[._-]\s*(?=\w)|\s+(?:dot|period|point|underscore|under score|dash|hyphen|minus|plus)\s+)"
+_JOINT = r"(?:\s*[._+-]\s*(?=\w)|\s+(?:dot|period|point|underscore|under score|dash|hyphen|minus|plus)\s+)"
 _AT = r"(?:\s*@\s*|[\s,.]+at(?:\s+sign)?[\s,.]+|\s*\(at\)\s*)"
 _DOMAIN = rf"{_PART}(?:(?:\s*[.-]\s*|\s+(?:dot|point|dash|hyphen)\s+|\s){_PART}){{0,3}}?{_DOT_ENDING}"
 _EMAIL = re.compile(rf"(?P<local>{_PART}(?:{_JOINT}{_PART})*){_AT}{_DOMAIN}", re.IGNORECASE)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ray_jobs.engines.conversation import Match, Turn
 from ray_jobs.engines.pii_cues import ANY_NUMBER, NO_SECRET, Cue
-from ray_jobs.engines.spoken_dates import SpokenDate, dates, dates_of_digits
+from ray_jobs.engines.spoken_dates import SpokenDate, dates, dates_of_digits, readings
 from ray_jobs.engines.spoken_numbers import NUMBER, DigitString, digit_strings
 from ray_jobs.pii_names import passes_luhn
 
@@ -293,18 +293,12 @@ def _is_day_and_month(digits: str) -> bool:
 
 def _repeated(candidate: _Candidate, known: dict[str, Match]) -> Match | None:
     """The secret that a string of digits or a date says again, whole or in part."""
-    if candidate.date is not None:
-        value = candidate.date.value
-        return next(
-            (m for secret, m in known.items() if secret.startswith(value) or value in _dates_of(m)),
-            None,
-        )
     if candidate.digits in known:
         return known[candidate.digits]
-    own_dates = dates_of_digits(candidate.digits)
-    if own_dates:
-        same_date = (m for m in known.values() if own_dates & _dates_of(m))
-        if (match := next(same_date, None)) is not None:
+    date = candidate.date
+    own_dates = dates_of_digits(candidate.digits) if date is None else readings(date.value)
+    for secret, match in known.items():
+        if own_dates & _dates_of(match) or (date is not None and secret.startswith(date.value)):
             return match
     if len(candidate.digits) < MIN_REPEATED_DIGITS:
         return None
@@ -315,7 +309,7 @@ def _dates_of(match: Match) -> frozenset[str]:
     """What a known date of birth or expiry may be when it is said in another way."""
     if match.entity not in ("DOB", "EXPIRY"):
         return frozenset()
-    return dates_of_digits(match.secret) if match.secret.isdigit() else frozenset({match.secret})
+    return dates_of_digits(match.secret) if match.secret.isdigit() else readings(match.secret)
 
 
 def _match(turns: Sequence[Turn], candidate: _Candidate, entity: str, score: float, secret: str = "") -> Match:

@@ -72,7 +72,11 @@ def dates(text: str) -> Iterator[SpokenDate]:
     """The dates of a text that name their month, those that name it by its number last."""
     for match in _DATE.finditer(text):
         year = match["year_last"] or match["year_after_day"] or match["year_after_month"] or ""
-        value = "-".join((_month(match.group()), _day(match.group().removesuffix(year)), _two_digit_year(year)))
+        day, two_digit_year = _day(match.group().removesuffix(year)), _two_digit_year(year)
+        counted = [number.digits for number in numbers(match.group())]
+        if year and not two_digit_year and counted and len(counted[-1]) == 2:  # "twenty six" was cut in two
+            day, two_digit_year = [*counted, ""][:2]
+        value = "-".join((_month(match.group()), day, two_digit_year))
         yield SpokenDate(start=match.start(), end=match.end(), value=value)
     for match in _BY_NUMBER.finditer(text):
         month = _MONTH_NAMES[_DAYS[(match["month_ordinal"] or match["month_named"]).lower()] - 1]
@@ -100,6 +104,14 @@ def dates_of_digits(digits: str) -> frozenset[str]:
                     if 1 <= month <= _NUM_MONTHS and 1 <= day <= _MAX_DAY
                 }
     return frozenset(values)
+
+
+def readings(value: str) -> frozenset[str]:
+    """A SpokenDate's value, and the month of a year it may be: "August twenty twenty six", "April thirty"."""
+    month, day, year = value.split("-")
+    if year:
+        return frozenset({value, f"{month}--{year}"} if day == "20" else {value})
+    return frozenset({value, f"{month}--{day}"})
 
 
 def _month(text: str) -> str:
