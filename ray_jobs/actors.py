@@ -115,10 +115,13 @@ class Redact:
     """Outcomes in, redacted and committed outcomes out."""
 
     def __init__(self, spec: RunSpec, board: Any, run_id: str) -> None:
+        from ray_jobs.engines.load_llm import load_reader
+
         began_unix_s = time.time()
         self._spec = spec
         self._board = board
         self._redactor = _redactor(spec.redact)
+        self._reader = MeteredLlm(load_reader(spec.redact.llm), spec.llm, "redact") if spec.redact.llm else None
         self._sink = Sink(spec, run_id)
         _report_start(board, "redact", began_unix_s)
 
@@ -129,7 +132,7 @@ class Redact:
         if ray.get(self._board.is_committed.remote(partition_id)):  # run again; what came in is not redacted
             return _committed(self._spec, partition_id)
         began = time.time()
-        outcomes = redact(outcomes, self._redactor)
+        outcomes = redact(outcomes, self._redactor, self._reader)
         partition = ray.get(self._board.partition.remote(partition_id))
         if self._spec.redact.muted_audio:
             self._write_muted(partition, outcomes)

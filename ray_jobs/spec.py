@@ -175,6 +175,29 @@ Entity = Literal[
 ]
 
 
+class EndpointSpec(Section):
+    """An OpenAI-compatible server, and how hard it may be asked."""
+
+    url: Annotated[str, Field(pattern=r"^https?://[^/]")] = Field(
+        description="http:// or https://, up to before /chat/completions; mostly it ends in /v1"
+    )
+    api_key_env: str | None = Field(
+        default=None, description="environment variable, on the actors' nodes, that holds the key; null sends none"
+    )
+    timeout_s: Positive = Field(default=120.0, description="one attempt, from connecting to the last byte")
+    max_concurrency: Count = Field(default=32, description="requests under way at once, per actor")
+    max_attempts: Count = 5
+    backoff_s: Positive = Field(default=1.0, description="pause before the second attempt; it doubles from there")
+
+
+class SecretReaderSpec(Section):
+    """A model that reads transcripts before they are redacted, as they were said: on a server that may see them."""
+
+    model: str = Field(description="the name the server has for it")
+    endpoint: EndpointSpec = Field(description="an OpenAI-compatible server", json_schema_extra={"tuning": True})
+    context_tokens: Count = Field(default=4096, description="longest prompt plus completion of that model")
+
+
 class RedactSpec(Section):
     mode: Literal["mask", "hash", "drop", "store_unredacted"] = Field(
         default="mask",
@@ -193,6 +216,9 @@ class RedactSpec(Section):
     min_score: Annotated[float, Field(ge=0, le=1)] = 0.4
     muted_audio: bool = Field(
         default=False, description="also write muted/CALL_ID.wav: the recording with silence where secrets were spoken"
+    )
+    llm: SecretReaderSpec | None = Field(
+        default=None, description="a language model that adds to what the recognisers find, and can take nothing away"
     )
     actors: ActorSpec = _tuning(ActorSpec(num_cpus=0.5), "the pool of redactors")
 
@@ -255,21 +281,6 @@ class TaskSpec(PromptUse):
     """One question asked of every redacted transcript."""
 
     labels: tuple[str, ...] = Field(default=(), description="the allowed answers, where the prompt asks for a label")
-
-
-class EndpointSpec(Section):
-    """An OpenAI-compatible server, and how hard it may be asked."""
-
-    url: Annotated[str, Field(pattern=r"^https?://[^/]")] = Field(
-        description="http:// or https://, up to before /chat/completions; mostly it ends in /v1"
-    )
-    api_key_env: str | None = Field(
-        default=None, description="environment variable, on the actors' nodes, that holds the key; null sends none"
-    )
-    timeout_s: Positive = Field(default=120.0, description="one attempt, from connecting to the last byte")
-    max_concurrency: Count = Field(default=32, description="requests under way at once, per actor")
-    max_attempts: Count = 5
-    backoff_s: Positive = Field(default=1.0, description="pause before the second attempt; it doubles from there")
 
 
 class JudgeSpec(PromptUse):
@@ -449,13 +460,16 @@ class RunSpec(Section):
 
         Raises SpecError where a task names a prompt that does not exist.
         """
+        redact = _shape(self.redact)
+        if self.redact.llm:
+            redact["prompt"] = prompts.load(prompts.SECRETS).content_hash
         analyse = _shape(self.llm)
         files = [use.file for use in (*self.llm.tasks, *self.llm.judges)] + [prompts.load(prompts.CONDENSE)]
         analyse["prompts"] = {file.version: file.content_hash for file in files}
         shapes = {
             "etl": _shape(self.etl),
             "asr": {**_shape(self.asr), "channels": _shape(self.channels)},
-            "redact": _shape(self.redact),
+            "redact": redact,
             "analyse": analyse,
         }
         chained: dict[str, str] = {}
