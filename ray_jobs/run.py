@@ -23,7 +23,7 @@ from rich.console import Console
 from ray_jobs import storage
 from ray_jobs.cli import run_job
 from ray_jobs.engines import weights
-from ray_jobs.engines.load_llm import check_llm
+from ray_jobs.engines.load_llm import check_llm, check_reader
 from ray_jobs.engines.pii import check_ner_model
 from ray_jobs.errors import FatalError, SpecError
 from ray_jobs.intermediate import Intermediate
@@ -127,6 +127,8 @@ def check_stages(spec: RunSpec, stages: Sequence[str]) -> None:
         check_ner_model(spec.redact.ner_model)
         if spec.redact.hash_key_env and not os.environ.get(spec.redact.hash_key_env):
             raise SpecError(f"redact.hash_key_env: the environment has no {spec.redact.hash_key_env}")
+        if spec.redact.llm:
+            check_reader(spec.redact.llm)
     if "analyse" in stages:
         check_llm(spec.llm)
         check_tasks(spec.llm)

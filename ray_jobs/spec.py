@@ -28,7 +28,7 @@ AUDIO_GLOBS = tuple(
     )
 )
 
-STAGE_VERSIONS = {"etl": 1, "asr": 1, "redact": 1, "analyse": 1}
+STAGE_VERSIONS = {"etl": 1, "asr": 1, "redact": 2, "analyse": 1}
 """Raised by hand when a stage's code changes what it puts out for the same settings."""
 
 STAGES = tuple(STAGE_VERSIONS)
@@ -227,6 +227,29 @@ Entity = Literal[
 ]
 
 
+class EndpointSpec(Section):
+    """An OpenAI-compatible server, and how hard it may be asked."""
+
+    url: Annotated[str, Field(pattern=r"^https?://[^/]")] = Field(
+        description="http:// or https://, up to before /chat/completions; mostly it ends in /v1"
+    )
+    api_key_env: str | None = Field(
+        default=None, description="environment variable, on the actors' nodes, that holds the key; null sends none"
+    )
+    timeout_s: Positive = Field(default=120.0, description="one attempt, from connecting to the last byte")
+    max_concurrency: Count = Field(default=32, description="requests under way at once, per actor")
+    max_attempts: Count = 5
+    backoff_s: Positive = Field(default=1.0, description="pause before the second attempt; it doubles from there")
+
+
+class SecretReaderSpec(Section):
+    """A model that reads transcripts before they are redacted, as they were said: on a server that may see them."""
+
+    model: str = Field(description="the name the server has for it")
+    endpoint: EndpointSpec = Field(description="an OpenAI-compatible server", json_schema_extra={"tuning": True})
+    context_tokens: Count = Field(default=4096, description="longest prompt plus completion of that model")
+
+
 class RedactSpec(Section):
     mode: Literal["mask", "hash", "drop", "store_unredacted"] = Field(
         default="mask",
@@ -243,6 +266,12 @@ class RedactSpec(Section):
         description="spaCy model (a module or a folder) for PERSON and ADDRESS; null goes without",
     )
     min_score: Annotated[float, Field(ge=0, le=1)] = 0.4
+    muted_audio: bool = Field(
+        default=False, description="also write muted/CALL_ID.wav: the recording with silence where secrets were spoken"
+    )
+    llm: SecretReaderSpec | None = Field(
+        default=None, description="a language model that adds to what the recognisers find, and can take nothing away"
+    )
     actors: ActorSpec = _tuning(ActorSpec(num_cpus=0.5), "the pool of redactors")
 
     @property
@@ -263,6 +292,12 @@ class RedactSpec(Section):
     def _hash_has_key(self) -> "RedactSpec":
         if self.mode == "hash" and not self.hash_key_env:
             raise ValueError("mode hash needs hash_key_env: without a key anybody could try out names and numbers")
+        return self
+
+    @model_validator(mode="after")
+    def _muting_redacts(self) -> "RedactSpec":
+        if self.muted_audio and not self.removes_secrets:
+            raise ValueError("muted_audio has no secrets to mute under mode store_unredacted; leave one of them out")
         return self
 
 
@@ -298,21 +333,6 @@ class TaskSpec(PromptUse):
     """One question asked of every redacted transcript."""
 
     labels: tuple[str, ...] = Field(default=(), description="the allowed answers, where the prompt asks for a label")
-
-
-class EndpointSpec(Section):
-    """An OpenAI-compatible server, and how hard it may be asked."""
-
-    url: Annotated[str, Field(pattern=r"^https?://[^/]")] = Field(
-        description="http:// or https://, up to before /chat/completions; mostly it ends in /v1"
-    )
-    api_key_env: str | None = Field(
-        default=None, description="environment variable, on the actors' nodes, that holds the key; null sends none"
-    )
-    timeout_s: Positive = Field(default=120.0, description="one attempt, from connecting to the last byte")
-    max_concurrency: Count = Field(default=32, description="requests under way at once, per actor")
-    max_attempts: Count = 5
-    backoff_s: Positive = Field(default=1.0, description="pause before the second attempt; it doubles from there")
 
 
 class JudgeSpec(PromptUse):
@@ -492,13 +512,16 @@ class RunSpec(Section):
 
         Raises SpecError where a task names a prompt that does not exist.
         """
+        redact = _shape(self.redact)
+        if self.redact.llm:
+            redact["prompt"] = prompts.load(prompts.SECRETS).content_hash
         analyse = _shape(self.llm)
         files = [use.file for use in (*self.llm.tasks, *self.llm.judges)] + [prompts.load(prompts.CONDENSE)]
         analyse["prompts"] = {file.version: file.content_hash for file in files}
         shapes = {
             "etl": _shape(self.etl),
             "asr": {**_shape(self.asr), "channels": _shape(self.channels)},
-            "redact": _shape(self.redact),
+            "redact": redact,
             "analyse": analyse,
         }
         chained: dict[str, str] = {}

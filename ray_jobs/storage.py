@@ -6,8 +6,10 @@ built-in FileNotFoundError and PermissionError, and RetryableError for what may 
 """
 
 import functools
+import io
 import os
 import random
+import shutil
 import tempfile
 import time
 from collections import deque
@@ -199,7 +201,16 @@ def write_bytes(uri: str, data: bytes) -> None:
     if is_s3(uri):
         _s3(uri, lambda s3, where: s3.put_object(**where, Body=data))
         return
-    os.replace(_write_beside(uri, data, PUBLIC), uri)
+    os.replace(_write_beside(uri, io.BytesIO(data), PUBLIC), uri)
+
+
+def write_file(uri: str, path: Path) -> None:
+    """`write_bytes` of a local file's content, without reading it into memory."""
+    with path.open("rb") as file:
+        if is_s3(uri):
+            _s3(uri, lambda s3, where: s3.put_object(**where, Body=file))
+        else:
+            os.replace(_write_beside(uri, file, PUBLIC), uri)
 
 
 def write_private(uri: str, data: bytes, *, kms_key_id: str | None = None) -> None:
@@ -208,14 +219,14 @@ def write_private(uri: str, data: bytes, *, kms_key_id: str | None = None) -> No
         encryption = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key_id} if kms_key_id else {}
         _s3(uri, lambda s3, where: s3.put_object(**where, Body=data, **encryption))
         return
-    os.replace(_write_beside(uri, data, PRIVATE), uri)
+    os.replace(_write_beside(uri, io.BytesIO(data), PRIVATE), uri)
 
 
 def create_bytes(uri: str, data: bytes) -> bool:
     """Put an object only where there is none; False where there was one. Of several writers, one gets True."""
     if is_s3(uri):
         return bool(_s3(uri, lambda s3, where: s3.put_object(**where, Body=data, IfNoneMatch="*"), exists=False))
-    temporary = _write_beside(uri, data, PUBLIC)
+    temporary = _write_beside(uri, io.BytesIO(data), PUBLIC)
     try:
         os.link(temporary, uri)  # unlike rename, fails where the name is taken
     except FileExistsError:
@@ -281,13 +292,13 @@ def _local_info(path: str, status: os.stat_result) -> ObjectInfo:
     )
 
 
-def _write_beside(path: str, data: bytes, mode: int) -> str:
+def _write_beside(path: str, source: BinaryIO, mode: int) -> str:
     """A complete, synced temporary file in the folder of `path`."""
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=folder, prefix=".tmp-")
     with os.fdopen(handle, "wb") as file:
-        file.write(data)
+        shutil.copyfileobj(source, file)
         file.flush()
         os.fsync(file.fileno())
     os.chmod(temporary, mode)
