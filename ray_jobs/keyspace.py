@@ -43,8 +43,10 @@ def list_in_parallel(list_page: Callable[[str], Page[Item]], prefix: str, num_th
     parts: list[_Range | Sequence[Item]] = [_Range(prefix, None)]
     with ThreadPoolExecutor(num_threads) as pool:
         while parts:
-            if not isinstance(parts[0], _Range):
-                yield from parts.pop(0)
+            first = parts[0]
+            if not isinstance(first, _Range):
+                yield from first
+                del parts[0]
                 continue
             unlisted = [part for part in parts if isinstance(part, _Range)]
             pages = iter([*pool.map(list_page, [part.after for part in unlisted])])

@@ -14,6 +14,7 @@ from ray_jobs.spec import RunSpec
 from spark_etl.listing import is_selected, list_input, select
 from spark_etl.naming import name_calls
 from spark_etl.partition import lay_out
+from spark_etl.selection import select_calls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +80,7 @@ def make_plan(spec: RunSpec, ledger: Ledger, *, retry_failed: bool = False) -> P
     root = storage.normalise(spec.input.uri)
     listed = {info.uri: info for info in list_input(root, storage.normalise(spec.output.uri))}
     past = _load_past(ledger, fingerprints["redact"], retry_failed)
-    selected = {c.call_id: c for c in name_calls(root, select(root, listed, spec.input), past.owners)}
+    found = {call.call_id: call for call in name_calls(root, select(root, listed, spec.input), past.owners)}
 
     def is_vanished(call: Call) -> bool:
         return call.uri not in listed and call.uri.startswith(root) and is_selected(call.uri, root, spec.input)
@@ -88,9 +89,11 @@ def make_plan(spec: RunSpec, ledger: Ledger, *, retry_failed: bool = False) -> P
         call.call_id: call
         for partition in past.open_partitions
         for call in partition.calls
-        if call.call_id not in selected and is_vanished(call)
+        if call.call_id not in found and is_vanished(call)
     }
-    calls = {**selected, **vanished}  # what was planned is accounted for, gone or not
+    # What was planned is accounted for, gone or not.
+    selection = select_calls([*found.values(), *vanished.values()], root, listed, spec.input)
+    calls = {call.call_id: call for call in selection.calls}
     todo = {call_id: call for call_id, call in calls.items() if not past.is_done(call)}
     resumed = [p for p in past.open_partitions if all(_is_same(call, todo.get(call.call_id)) for call in p.calls)]
     resumed_ids = {call.call_id for partition in resumed for call in partition.calls}
