@@ -39,6 +39,7 @@ from ray_jobs.spec import EtlSpec
 from spark_etl.decode import Samples
 from spark_etl.helper import Decoder
 from spark_etl.prepare import prepare_partition
+from spark_etl.recording import Recording as Stored
 from spark_etl.vad import CHUNK_S, speech_probabilities
 
 SAMPLES = Path(__file__).parents[1] / "tests" / "data" / "sample_calls"
@@ -88,7 +89,7 @@ def speech_data(folder: Path) -> Iterator[Recording]:
 
 def _decoded(path: Path, turns: tuple[tuple[int, float, float], ...] = ()) -> Recording:
     with Decoder(max_s=3600, timeout_s=60) as decoder:
-        blocks = list(decoder.decode(path.read_bytes()))
+        blocks = list(decoder.decode(Stored(path.open("rb"))))
     pcm = np.concatenate([block.pcm for block in blocks], axis=1)
     return Recording(name=path.stem, sample_rate_hz=blocks[0].sample_rate_hz, pcm=pcm, turns=turns)
 
@@ -136,7 +137,7 @@ def ours(files: Sequence[bytes]) -> list[CallAudio]:
         Call(call_id=str(i), uri=str(i), source=str(i), size_bytes=len(data), version="", expected_speech_s=0)
         for i, data in enumerate(files)
     ]
-    rows = prepare_partition(calls, ETL, lambda call: files[int(call.call_id)])
+    rows = prepare_partition(calls, ETL, lambda part, _: Stored.holding(files[int(part.uri)]))
     return [row for row in rows if isinstance(row, CallAudio)]
 
 

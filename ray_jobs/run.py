@@ -82,6 +82,8 @@ def run(spec: RunSpec, *, dry_run: bool = False, retry_failed: bool = False) -> 
     ledger = Ledger(storage.normalise(spec.output.uri))
     plan = make_plan(spec, ledger, retry_failed=retry_failed)
     check_stages(spec)
+    for note in plan.notes:
+        print(f"note: {note}", file=sys.stderr)
     if dry_run:
         print(describe(spec, plan))
         return 0
@@ -203,7 +205,7 @@ def count(spec: RunSpec, plan: Plan, ledger: Ledger, run_id: str, began_unix_s: 
             insights=found.insights,
             num_skipped=len(plan.done),
             events=measured.events,
-            warnings=measured.warnings,
+            warnings=[*plan.notes, *measured.warnings],
             startups=measured.startups,
             peak_memory_bytes=measured.peak_memory_bytes,
             call_files=spec.output.call_files,

@@ -112,13 +112,62 @@ class SampleSpec(Section):
         return self
 
 
+class RawSpec(Section):
+    """Recordings without a header, by their names."""
+
+    globs: Annotated[tuple[str, ...], Field(min_length=1)] = Field(description="globs over the path below input.uri")
+    encoding: Literal["mulaw", "alaw", "pcm_u8", "pcm_s16le", "pcm_s16be"]
+    sample_rate_hz: Annotated[int, Field(ge=4000, le=192_000)] = 8000
+    num_channels: Annotated[int, Field(ge=1, le=8)] = Field(default=1, description="interleaved")
+
+
 class InputSpec(Section):
-    uri: str = Field(description="folder or prefix of recordings: a path, file:// or s3://")
+    uri: str = Field(
+        description="folder or prefix of recordings: a path, file:// or s3://; or a manifest that lists them"
+    )
     include: tuple[str, ...] = Field(default=AUDIO_GLOBS, description="globs over the path below uri; case is ignored")
     exclude: tuple[str, ...] = ()
     dates: DateSpec | None = None
     sample: SampleSpec | None = None
     limit: Count | None = Field(default=None, description="at most this many calls, first by path")
+    raw: tuple[RawSpec, ...] = Field(default=(), description="headerless recordings; their globs add to include")
+    name_pattern: str | None = Field(
+        default=None,
+        description="regular expression over the whole path below uri without its extension; the groups call_id and "
+        "role name the call and the party in the file, every other named group is metadata",
+    )
+    manifest: str | None = Field(
+        default=None,
+        description="CSV or Parquet, one row per recording: uri or path (else call_id), and what is known of it",
+    )
+    sidecars: bool = Field(default=False, description="read NAME.json beside each recording NAME.*: a flat object")
+    metadata: tuple[str, ...] | None = Field(
+        default=None,
+        description="columns of the manifest or sidecars that outputs carry; [*]: all; null: started_at, agent, "
+        "queue and language, where there",
+    )
+    role_names: dict[str, str] = Field(
+        default={}, description="what file names and manifests call the parties, {rx: customer, tx: agent}"
+    )
+
+    @field_validator("name_pattern")
+    @classmethod
+    def _pattern_names_calls(cls, pattern: str | None) -> str | None:
+        try:
+            groups = re.compile(pattern or "").groupindex
+        except re.error as error:
+            raise ValueError(f"is not a regular expression: {error}") from None
+        if pattern and not groups:
+            raise ValueError("has no named group such as (?P<call_id>...)")
+        if "role" in groups and "call_id" not in groups:
+            raise ValueError("has a group role and none called call_id, which brings a call's files together")
+        return pattern
+
+    @model_validator(mode="after")
+    def _one_source_of_metadata(self) -> "InputSpec":
+        if self.manifest and self.sidecars:
+            raise ValueError("manifest and sidecars are two ways to say one thing; take one")
+        return self
 
 
 class OutputSpec(Section):

@@ -8,18 +8,19 @@ built-in FileNotFoundError and PermissionError, and RetryableError for what may 
 import functools
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import unquote, urlparse
 
 from ray_jobs.errors import OutputError, RetryableError, SpecError
 from ray_jobs.keyspace import Page, list_in_parallel
 
 READ_THREADS = 32
+COPY_BYTES = 1 << 20
 
 LIST_THREADS = 16
 """Pages of an S3 listing asked for at once; parsing them takes a core at about this many."""
@@ -83,6 +84,29 @@ def stat(uri: str) -> ObjectInfo:
     return _s3_info(uri, head["ContentLength"], head)
 
 
+def stat_many(uris: Sequence[str]) -> list[ObjectInfo]:
+    """What is stored at each location, in order, asked concurrently; with `version` "" where nothing is, or is shown.
+
+    Raises RetryableError.
+    """
+    if not any(map(is_s3, uris)):
+        return list(map(_stat_or_nothing, uris))  # quicker than handing each to a thread
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        return list(pool.map(_stat_or_nothing, uris))
+
+
+def _stat_or_nothing(uri: str) -> ObjectInfo:
+    try:
+        return stat(uri)
+    except (FileNotFoundError, PermissionError):
+        return nothing_at(uri)
+
+
+def nothing_at(uri: str) -> ObjectInfo:
+    """Stands for an object that is not there."""
+    return ObjectInfo(uri=uri, size_bytes=0, version="", modified_unix_s=0.0)
+
+
 def exists(uri: str) -> bool:
     """Whether there is an object. Raises PermissionError or RetryableError where that cannot be told."""
     try:
@@ -95,13 +119,42 @@ def exists(uri: str) -> bool:
 def read_bytes(uri: str, *, version: str | None = None) -> bytes:
     """The whole object. Raises ChangedError where `version` is given and no longer the stored one."""
     if is_s3(uri):
-        condition = {"IfMatch": f'"{version}"'} if version else {}
-        data: bytes = _s3(uri, lambda s3, where: s3.get_object(**where, **condition)["Body"].read())
+        data: bytes = _s3(uri, lambda s3, where: s3.get_object(**where, **_if_match(version))["Body"].read())
         return data
     with open(uri, "rb") as file:
         if version and _local_info(uri, os.fstat(file.fileno())).version != version:
             raise ChangedError(uri)
         return file.read()
+
+
+def open_bytes(uri: str, *, version: str | None = None) -> BinaryIO:
+    """The object as an open file: the file itself, or a nameless temporary one that an S3 object was copied to.
+
+    Raises ChangedError where `version` is given and no longer the stored one.
+    """
+    if is_s3(uri):
+        return _s3(uri, lambda s3, where: _copied(s3.get_object(**where, **_if_match(version))["Body"]))
+    file = open(uri, "rb")  # noqa: SIM115 - it is the caller's
+    if version and _local_info(uri, os.fstat(file.fileno())).version != version:
+        file.close()
+        raise ChangedError(uri)
+    return file
+
+
+def _copied(body: Any) -> BinaryIO:
+    file: Any = tempfile.TemporaryFile()  # noqa: SIM115 - it is the caller's
+    try:
+        for chunk in body.iter_chunks(COPY_BYTES):
+            file.write(chunk)
+        file.flush()
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _if_match(version: str | None) -> dict[str, str]:
+    return {"IfMatch": f'"{version}"'} if version else {}
 
 
 def read_head(uri: str, num_bytes: int) -> bytes:

@@ -14,8 +14,9 @@ import pyarrow as pa
 from ray_jobs import storage
 from ray_jobs.errors import CallError, RetryableError
 from ray_jobs.ledger import Partition
-from ray_jobs.records import AUDIO_SCHEMA, Call, audio_to_table
+from ray_jobs.records import AUDIO_SCHEMA, Call, Part, audio_to_table
 from ray_jobs.spec import EtlSpec, SparkSpec
+from spark_etl.recording import Recording
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -141,7 +142,7 @@ def prepared_table(plan: str, etl: EtlSpec) -> pa.Table:
     document = json.loads(plan)
     calls = [Call.from_document(call) for call in document["calls"]]
     began = time.time()
-    table = audio_to_table(prepare_partition(calls, etl, read_call))
+    table = audio_to_table(prepare_partition(calls, etl, open_part))
     where = {
         "partition_id": document["partition_id"],
         "start_unix_s": began,
@@ -155,17 +156,17 @@ def prepared_table(plan: str, etl: EtlSpec) -> pa.Table:
     return table
 
 
-def read_call(call: Call) -> bytes:
-    """The recording's bytes. Raises CallError where they are not to be had, or not the planned version's."""
+def open_part(part: Part, shown: str) -> Recording:
+    """One file of a call, called `shown` in reasons. Raises CallError where it is not to be had as it was planned."""
     try:
-        return storage.read_bytes(call.uri, version=call.version)
+        return Recording(storage.open_bytes(part.uri, version=part.version))
     except FileNotFoundError:
-        raise CallError("vanished", f"{call.source} was listed and is no longer there") from None
+        raise CallError("vanished", f"{shown} was listed and is no longer there") from None
     except PermissionError as error:
-        raise CallError("access_denied", f"{call.source}: {error.strerror}") from None
+        raise CallError("access_denied", f"{shown}: {error.strerror}") from None
     except storage.ChangedError:
         raise CallError(
-            "changed", f"{call.source} was replaced after it was listed; the next run takes the new one"
+            "changed", f"{shown} was replaced after it was listed; the next run takes the new one"
         ) from None
     except (RetryableError, OSError) as error:
-        raise CallError("storage", f"{call.source}: {' '.join(str(error).split())}") from None
+        raise CallError("storage", f"{shown}: {' '.join(str(error).split())}") from None

@@ -3,12 +3,12 @@
 import fnmatch
 import functools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 
 from ray_jobs import storage
 from ray_jobs.errors import SpecError
-from ray_jobs.spec import InputSpec
+from ray_jobs.spec import AUDIO_GLOBS, InputSpec
 from ray_jobs.storage import ObjectInfo
 
 
@@ -38,9 +38,15 @@ def select(root: str, listed: Mapping[str, ObjectInfo], selection: InputSpec) ->
     return chosen
 
 
+def recordings(uris: Iterable[str], root: str, selection: InputSpec) -> Iterator[str]:
+    """The listed files that are recordings by their name, selected or not."""
+    return (uri for uri in uris if matches(path_below(uri, root), AUDIO_GLOBS) or is_selected(uri, root, selection))
+
+
 def is_selected(uri: str, root: str, selection: InputSpec) -> bool:
     path = path_below(uri, root)
-    return matches(path, selection.include) and not matches(path, selection.exclude)
+    included = (*selection.include, *(glob for raw in selection.raw for glob in raw.globs))
+    return matches(path, included) and not matches(path, selection.exclude)
 
 
 def path_below(uri: str, root: str) -> str:

@@ -14,6 +14,7 @@ from ray_jobs.errors import CallError
 from spark_etl import helper
 from spark_etl.decode import Block
 from spark_etl.helper import Decoder
+from spark_etl.recording import Recording
 from tests.spark_etl.audio_samples import FORMATS, SAMPLE_CALLS, Samples, call_8khz, encoded, noise, speech, wav
 
 
@@ -24,13 +25,13 @@ def decoder():
 
 
 def decoded(decoder: Decoder, data: bytes) -> tuple[int, Samples]:
-    blocks = list(decoder.decode(data))
+    blocks = list(decoder.decode(Recording.holding(data)))
     return blocks[0].sample_rate_hz, np.concatenate([block.pcm for block in blocks], axis=1)
 
 
 def failure(decoder: Decoder, data: bytes) -> str:
     with pytest.raises(CallError) as caught:
-        list(decoder.decode(data))
+        list(decoder.decode(Recording.holding(data)))
     assert "\n" not in caught.value.reason
     return caught.value.code
 
@@ -204,7 +205,7 @@ class TestLimits:
 
     def test_a_decoder_that_dies_costs_one_recording(self, monkeypatch):
         with Decoder(max_s=600, timeout_s=60) as decoder:
-            list(decoder.decode(encoded("flac", 1.0)))
+            decoded(decoder, encoded("flac", 1.0))
             process = decoder._process
             os.kill(process.pid, signal.SIGSEGV)
             process.wait()
@@ -233,20 +234,20 @@ class TestLimits:
 
     def test_one_process_serves_many_recordings_and_ends_with_its_owner(self):
         with Decoder(max_s=600, timeout_s=60) as decoder:
-            list(decoder.decode(encoded("flac", 1.0)))
+            decoded(decoder, encoded("flac", 1.0))
             process = decoder._process
             failure(decoder, b"text")
-            list(decoder.decode(encoded("opus", 1.0)))
+            decoded(decoder, encoded("opus", 1.0))
             assert decoder._process is process
         assert process.returncode is not None
 
     def test_plain_wav_needs_no_process(self):
         with Decoder(max_s=600, timeout_s=60) as decoder:
-            list(decoder.decode(wav(speech(1.0), format_tag=7, bits=8)))
+            decoded(decoder, wav(speech(1.0), format_tag=7, bits=8))
             assert decoder._process is None
 
     def test_long_audio_comes_in_blocks(self, decoder):
-        blocks: list[Block] = list(decoder.decode(encoded("flac", 50.0)))
+        blocks: list[Block] = list(decoder.decode(Recording.holding(encoded("flac", 50.0))))
         assert [round(block.pcm.shape[1] / 16000) for block in blocks] == [30, 20]
 
 

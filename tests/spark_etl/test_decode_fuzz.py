@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ray_jobs.errors import CallError
 from spark_etl.decode import MAX_CHANNELS, Block
 from spark_etl.helper import Decoder
+from spark_etl.recording import Recording
 from tests.spark_etl.audio_samples import FORMATS, encoded, speech, wav
 
 NUM_CASES = int(os.environ.get("CALLMILL_FUZZ_CASES", "400"))
@@ -73,7 +74,7 @@ def test_a_spoilt_recording_is_audio_or_a_failure(decoder, data):
     blocks: list[Block] = []
     failure = None
     try:
-        blocks.extend(decoder.decode(data))
+        blocks.extend(decoder.decode(Recording.holding(data)))
     except CallError as error:
         failure = error
     for block in blocks:
@@ -91,4 +92,4 @@ def test_a_spoilt_recording_is_audio_or_a_failure(decoder, data):
 
 
 def test_the_decoder_still_works_after_all_that(decoder):
-    assert sum(block.pcm.shape[1] for block in decoder.decode(sound_file("flac"))) == 16000
+    assert sum(block.pcm.shape[1] for block in decoder.decode(Recording.holding(sound_file("flac")))) == 16000

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from ray_jobs.errors import CallError
-from ray_jobs.records import FAILURE_CODES, Call, CallAudio, Failure, audio_to_table, table_to_audio
+from ray_jobs.records import FAILURE_CODES, Call, CallAudio, Failure, Part, audio_to_table, table_to_audio
 from ray_jobs.spec import EtlSpec
 from spark_etl import helper, prepare, segment
 from spark_etl.prepare import prepare_partition
+from spark_etl.recording import Recording
 from tests.spark_etl.audio_samples import SAMPLE_CALLS, call_8khz, encoded, noise, speech, wav
 
 ETL = EtlSpec()
@@ -16,11 +17,11 @@ ETL = EtlSpec()
 def prepared(files: dict[str, bytes | CallError], etl: EtlSpec = ETL) -> dict[str, CallAudio | Failure]:
     """The rows of a partition whose calls hold these bytes, or cannot be read."""
 
-    def read(call: Call) -> bytes:
-        content = files[call.call_id]
+    def read(part: Part, shown: str) -> Recording:
+        content = files[part.uri.removeprefix("/calls/")]
         if isinstance(content, CallError):
             raise content
-        return content
+        return Recording.holding(content)
 
     rows = prepare_partition([call(name) for name in files], etl, read)
     assert [row.call_id for row in rows] == list(files)
@@ -137,7 +138,7 @@ def serve_but(poison: bytes, program: str) -> str:
 import spark_etl.helper as helper
 answer = helper._answer
 def poisoned(data, max_s, answers):
-    if len(data) == {len(poison)}:
+    if data.size_bytes == {len(poison)}:
         {program}
     answer(data, max_s, answers)
 helper._answer = poisoned
@@ -189,5 +190,5 @@ def test_nothing_in_nothing_out():
     assert prepare_partition([], ETL, no_read) == []
 
 
-def no_read(call: Call) -> bytes:
+def no_read(part: Part, shown: str) -> Recording:
     raise AssertionError("nothing to read")
