@@ -232,7 +232,10 @@ class Insight:
     """The answer to one analysis task on one call, or why there is none.
 
     `status` is "ok" or "failed"; `value_json` is the task's JSON document ("" when failed), `error` one line
-    ("" when ok). `prompt_version` reads NAME/vN; `prompt_hash` is the hash of the prompt file's content.
+    ("" when ok). A judge's answer is the insight of a task named as the judge, {"reason": ..., "score": 1 to 5}.
+    `prompt_version` reads NAME/vN, or names the prompt as the spec does; `prompt_hash` is the hash of its file's
+    content. Tokens are those of all attempts, of which `num_broken` broke the schema; the notes taken on a long call
+    count with its first task.
     """
 
     call_id: str
@@ -245,6 +248,7 @@ class Insight:
     prompt_hash: str
     prompt_tokens: int
     completion_tokens: int
+    num_broken: int = 0
     metadata: Metadata = field(default_factory=dict)
 
 
@@ -367,6 +371,7 @@ INSIGHT_SCHEMA = pa.schema(
         ("prompt_hash", pa.string()),
         ("prompt_tokens", pa.int32()),
         ("completion_tokens", pa.int32()),
+        ("num_broken", pa.int16()),
         _CALL_METADATA,
     ],
     metadata=_METADATA,

@@ -7,9 +7,12 @@ built-in FileNotFoundError and PermissionError, and RetryableError for what may 
 
 import functools
 import os
+import random
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,13 +23,22 @@ from ray_jobs.errors import OutputError, RetryableError, SpecError
 from ray_jobs.keyspace import Page, list_in_parallel
 
 READ_THREADS = 32
-COPY_BYTES = 1 << 20
+
+PART_BYTES = 8 * 1024 * 1024
+"""A larger object is read in parts of this size, PART_THREADS of them at once."""
+
+PART_THREADS = 8
+
+PUBLIC, PRIVATE = 0o644, 0o600  # modes of local files
 
 LIST_THREADS = 16
 """Pages of an S3 listing asked for at once; parsing them takes a core at about this many."""
 
 MAX_ATTEMPTS = 8
 """Tries of one S3 request, with growing pauses, where the store throttles or does not answer."""
+
+PAUSE_S = 0.1
+"""Longest pause before a broken-off answer is asked for again; it doubles with each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,10 +129,13 @@ def exists(uri: str) -> bool:
 
 
 def read_bytes(uri: str, *, version: str | None = None) -> bytes:
-    """The whole object. Raises ChangedError where `version` is given and no longer the stored one."""
+    """The whole object, a large one in parallel parts of one version.
+
+    Raises ChangedError where `version` is given and no longer the stored one, or the object changes meanwhile.
+    """
     if is_s3(uri):
-        data: bytes = _s3(uri, lambda s3, where: s3.get_object(**where, **_if_match(version))["Body"].read())
-        return data
+        first = _get(uri, 0, PART_BYTES, version)
+        return b"".join([first.data, *_rest(uri, first)])
     with open(uri, "rb") as file:
         if version and _local_info(uri, os.fstat(file.fileno())).version != version:
             raise ChangedError(uri)
@@ -130,10 +145,11 @@ def read_bytes(uri: str, *, version: str | None = None) -> bytes:
 def open_bytes(uri: str, *, version: str | None = None) -> BinaryIO:
     """The object as an open file: the file itself, or a nameless temporary one that an S3 object was copied to.
 
-    Raises ChangedError where `version` is given and no longer the stored one.
+    Raises ChangedError as `read_bytes` does.
     """
     if is_s3(uri):
-        return _s3(uri, lambda s3, where: _copied(s3.get_object(**where, **_if_match(version))["Body"]))
+        first = _get(uri, 0, PART_BYTES, version)
+        return _copied([first.data], _rest(uri, first))
     file = open(uri, "rb")  # noqa: SIM115 - it is the caller's
     if version and _local_info(uri, os.fstat(file.fileno())).version != version:
         file.close()
@@ -141,11 +157,11 @@ def open_bytes(uri: str, *, version: str | None = None) -> BinaryIO:
     return file
 
 
-def _copied(body: Any) -> BinaryIO:
+def _copied(*pieces: Iterable[bytes]) -> BinaryIO:
     file: Any = tempfile.TemporaryFile()  # noqa: SIM115 - it is the caller's
     try:
-        for chunk in body.iter_chunks(COPY_BYTES):
-            file.write(chunk)
+        for piece in pieces:
+            file.writelines(piece)
         file.flush()
     except BaseException:
         file.close()
@@ -153,17 +169,21 @@ def _copied(body: Any) -> BinaryIO:
     return file
 
 
-def _if_match(version: str | None) -> dict[str, str]:
-    return {"IfMatch": f'"{version}"'} if version else {}
+def download(uri: str, path: Path, *, version: str | None = None) -> None:
+    """`read_bytes` into a local file, with no more than a few parts in memory."""
+    if not is_s3(uri):
+        path.write_bytes(read_bytes(uri, version=version))
+        return
+    first = _get(uri, 0, PART_BYTES, version)
+    with path.open("wb") as file:
+        file.write(first.data)
+        file.writelines(_rest(uri, first))
 
 
 def read_head(uri: str, num_bytes: int) -> bytes:
     """The first bytes of an object; fewer where it is shorter."""
     if is_s3(uri):
-        data: bytes = _s3(
-            uri, lambda s3, where: s3.get_object(**where, Range=f"bytes=0-{num_bytes - 1}")["Body"].read()
-        )
-        return data
+        return _get(uri, 0, num_bytes, None).data
     with open(uri, "rb") as file:
         return file.read(num_bytes)
 
@@ -179,15 +199,23 @@ def write_bytes(uri: str, data: bytes) -> None:
     if is_s3(uri):
         _s3(uri, lambda s3, where: s3.put_object(**where, Body=data))
         return
-    temporary = _write_beside(uri, data)
-    os.replace(temporary, uri)
+    os.replace(_write_beside(uri, data, PUBLIC), uri)
+
+
+def write_private(uri: str, data: bytes, *, kms_key_id: str | None = None) -> None:
+    """`write_bytes` for what only its owner may read: mode 0600 on disk; on S3 under the key, where one is given."""
+    if is_s3(uri):
+        encryption = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key_id} if kms_key_id else {}
+        _s3(uri, lambda s3, where: s3.put_object(**where, Body=data, **encryption))
+        return
+    os.replace(_write_beside(uri, data, PRIVATE), uri)
 
 
 def create_bytes(uri: str, data: bytes) -> bool:
     """Put an object only where there is none; False where there was one. Of several writers, one gets True."""
     if is_s3(uri):
         return bool(_s3(uri, lambda s3, where: s3.put_object(**where, Body=data, IfNoneMatch="*"), exists=False))
-    temporary = _write_beside(uri, data)
+    temporary = _write_beside(uri, data, PUBLIC)
     try:
         os.link(temporary, uri)  # unlike rename, fails where the name is taken
     except FileExistsError:
@@ -253,7 +281,7 @@ def _local_info(path: str, status: os.stat_result) -> ObjectInfo:
     )
 
 
-def _write_beside(path: str, data: bytes) -> str:
+def _write_beside(path: str, data: bytes, mode: int) -> str:
     """A complete, synced temporary file in the folder of `path`."""
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
@@ -262,7 +290,7 @@ def _write_beside(path: str, data: bytes) -> str:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    os.chmod(temporary, 0o644)
+    os.chmod(temporary, mode)
     return temporary
 
 
@@ -300,7 +328,7 @@ def _bucket_key(uri: str) -> dict[str, str]:
 
 def _s3(uri: str, call: Callable[[Any, dict[str, str]], Any], exists: Any = None) -> Any:
     """Run one S3 call, its errors in the terms of this module; `exists` is the answer to a failed IfNoneMatch."""
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
     try:
         return call(_client(os.getpid()), _bucket_key(uri))
@@ -310,13 +338,82 @@ def _s3(uri: str, call: Callable[[Any, dict[str, str]], Any], exists: Any = None
         if status == 412 and exists is not None:
             return exists
         raise _translate(uri, code, status) from None
+    except NoCredentialsError:
+        raise PermissionError(13, "no S3 credentials; set AWS_PROFILE or AWS_ACCESS_KEY_ID", uri) from None
     except BotoCoreError as error:
         raise RetryableError(f"{uri}: {' '.join(str(error).split())}") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Piece:
+    """Some bytes of an object, the size of the whole, and the version they are of."""
+
+    data: bytes
+    total_bytes: int
+    version: str
+
+
+def _get(uri: str, start: int, num_bytes: int, version: str | None) -> _Piece:
+    """At most `num_bytes` of an object from `start` on."""
+    condition = {"IfMatch": f'"{version}"'} if version else {}
+
+    def get(s3: Any, where: dict[str, str]) -> _Piece:
+        ask = functools.partial(s3.get_object, Range=f"bytes={start}-{start + num_bytes - 1}", **where, **condition)
+        answer, data = _read_body(ask)
+        total_bytes = int(answer["ContentRange"].rpartition("/")[2]) if "ContentRange" in answer else len(data)
+        return _Piece(data=data, total_bytes=total_bytes, version=answer["ETag"].strip('"'))
+
+    try:
+        piece: _Piece = _s3(uri, get)
+        return piece
+    except _EmptyError:
+        return _Piece(data=b"", total_bytes=0, version="")
+
+
+def _read_body(ask: Callable[[], Any]) -> tuple[Any, bytes]:
+    """An answer and its body; asked for again where the body breaks off, which botocore leaves to its callers."""
+    from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+
+    for attempt in range(MAX_ATTEMPTS - 1):
+        answer = ask()
+        try:
+            return answer, answer["Body"].read()
+        except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
+            time.sleep(random.uniform(0, PAUSE_S * 2**attempt))
+    answer = ask()
+    return answer, answer["Body"].read()
+
+
+def _rest(uri: str, first: _Piece) -> Iterator[bytes]:
+    """The parts of an object after its first, in order and of its version; read some parts ahead, in parallel."""
+    ahead: deque[Future[_Piece]] = deque()
+    try:
+        for start in range(len(first.data), first.total_bytes, PART_BYTES):
+            ahead.append(_part_readers(os.getpid()).submit(_get, uri, start, PART_BYTES, first.version))
+            if len(ahead) == PART_THREADS:
+                yield ahead.popleft().result().data
+        while ahead:
+            yield ahead.popleft().result().data
+    finally:
+        for part in ahead:
+            part.cancel()
+
+
+@functools.cache
+def _part_readers(process_id: int) -> ThreadPoolExecutor:
+    """One pool per process, so that however many objects are read at once, the parts under way are bounded."""
+    return ThreadPoolExecutor(PART_THREADS, thread_name_prefix="s3-parts")
+
+
+class _EmptyError(Exception):
+    """A range was asked of an object that has no byte."""
 
 
 def _translate(uri: str, code: str, status: int) -> Exception:
     if status == 412:
         return ChangedError(uri)
+    if status == 416:
+        return _EmptyError(uri)
     if status == 404:
         return FileNotFoundError(2, f"no such object ({code})", uri)
     if status in (401, 403):

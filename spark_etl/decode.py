@@ -128,8 +128,10 @@ def read_wav_header(recording: Recording) -> WavHeader:
         elif name == b"data":
             if fmt is None:
                 raise CallError("unreadable", "WAV file has no fmt chunk before its data")
-            promised = large_size if size == 0xFFFFFFFF and large_size else size
-            return _measure(recording, fmt, body, promised)
+            if size == 0xFFFFFFFF and large_size:
+                return _measure(recording, fmt, body, large_size)
+            # At and above: what recorders write that do not know the length yet.
+            return _measure(recording, fmt, body, size if size < 0x7FFFF000 else 0)
         position = body + size + (size & 1)
     raise CallError("unreadable", f"WAV file with more than {MAX_CHUNKS} chunks before its audio")
 
@@ -155,7 +157,7 @@ def _measure(recording: Recording, fmt: tuple[int, int, int, int, int], start: i
     present = recording.size_bytes - start
     if present <= 0:
         raise CallError("empty" if promised == 0 else "truncated", "WAV file ends where its audio should start")
-    if promised and promised < 0x7FFFF000:  # at and above: what recorders write that do not know the length yet
+    if promised:
         check_length(present / byte_rate, promised / byte_rate)
         if not _more_audio_follows(recording, start + promised, byte_rate):
             present = min(present, promised)
@@ -347,7 +349,8 @@ def _frame(block: Block) -> "AudioFrame":
 
     num_channels = len(block.pcm)
     layout = {1: "mono", 2: "stereo"}.get(num_channels, f"{num_channels}c")
-    frame = av.AudioFrame.from_ndarray(block.pcm, format="s16p", layout=layout)
+    interleaved = np.ascontiguousarray(block.pcm.T).reshape(1, -1)
+    frame = av.AudioFrame.from_ndarray(interleaved, format="s16", layout=layout)
     frame.sample_rate = block.sample_rate_hz
     return frame
 
@@ -362,7 +365,9 @@ def _resampled(frames: "Iterator[AudioFrame]", rate: int = 0) -> Iterator[Block]
 
     def blocks(frame: "AudioFrame | None") -> Iterator[Block]:
         for out in resampler.resample(frame) if resampler else ():
-            yield Block(sample_rate_hz=rate, pcm=out.to_ndarray().astype(np.int16, copy=False))
+            # Interleaved: PyAV reads past the end of a frame of eight planes.
+            pcm = out.to_ndarray().reshape(-1, out.layout.nb_channels).T
+            yield Block(sample_rate_hz=rate, pcm=pcm.astype(np.int16, copy=False))
 
     for frame in frames:
         if not MIN_RATE_HZ <= frame.sample_rate <= MAX_RATE_HZ:
@@ -371,7 +376,7 @@ def _resampled(frames: "Iterator[AudioFrame]", rate: int = 0) -> Iterator[Block]
         if form != source:
             yield from blocks(None)
             layout, rate = layout or frame.layout, rate or output_rate_hz(frame.sample_rate)
-            resampler, source = av.AudioResampler(format="s16p", layout=layout, rate=rate), form
+            resampler, source = av.AudioResampler(format="s16", layout=layout, rate=rate), form
         frame.pts = None
         yield from blocks(frame)
     yield from blocks(None)

@@ -18,11 +18,27 @@ def load_llm(spec: LlmSpec) -> LlmEngine:
     raise ValueError(f"llm.engine {spec.engine} loads no model")
 
 
+def load_judges(spec: LlmSpec) -> dict[str, LlmEngine]:
+    """Judge name to engine, for judges that do not share the tasks' own. Raises SpecError for a key that is not set."""
+    from ray_jobs.engines.openai_endpoint import OpenAiEndpoint
+
+    return {
+        judge.name: OpenAiEndpoint(
+            judge.endpoint, model=judge.model, context_tokens=judge.context_tokens, seed=spec.seed
+        )
+        for judge in spec.judges
+        if judge.endpoint and judge.model
+    }
+
+
 def check_llm(spec: LlmSpec) -> None:
-    """Find what would keep `load_llm` from loading, without loading. Raises ModelError, SpecError or RetryableError."""
-    if spec.endpoint is None:
-        weights.check(spec.model, spec.engine)
-        return
+    """Find what would keep the engines from loading, without loading. Raises ModelError, SpecError, RetryableError."""
     from ray_jobs.engines import openai_endpoint
 
-    openai_endpoint.check(spec.endpoint, spec.model)
+    if spec.endpoint:
+        openai_endpoint.check(spec.endpoint, spec.model)
+    else:
+        weights.check(spec.model, spec.engine)
+    for judge in spec.judges:
+        if judge.endpoint and judge.model:
+            openai_endpoint.check(judge.endpoint, judge.model)

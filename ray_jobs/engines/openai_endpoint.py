@@ -13,6 +13,7 @@ import random
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -71,7 +72,7 @@ class OpenAiEndpoint:
         return [task.result() for task in tasks]
 
     async def _complete(self, prompt: Prompt) -> Completion:
-        body = self._body(prompt)
+        body, began = self._body(prompt), time.monotonic()
         for attempt in range(1, self._spec.max_attempts + 1):
             try:
                 async with self._slots:
@@ -86,7 +87,7 @@ class OpenAiEndpoint:
                 self._counters["num_prompts"] += 1
                 self._counters["prompt_tokens"] += completion.prompt_tokens
                 self._counters["completion_tokens"] += completion.completion_tokens
-                return completion
+                return replace(completion, latency_s=time.monotonic() - began)
         raise AssertionError("max_attempts is at least 1")
 
     def _body(self, prompt: Prompt) -> dict[str, Any]:

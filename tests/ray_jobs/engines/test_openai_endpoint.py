@@ -19,7 +19,7 @@ import pytest
 
 from ray_jobs.engines import weights
 from ray_jobs.engines.llm import Message, Prompt
-from ray_jobs.engines.load_llm import check_llm, load_llm
+from ray_jobs.engines.load_llm import check_llm, load_judges, load_llm
 from ray_jobs.engines.openai_endpoint import OpenAiEndpoint
 from ray_jobs.errors import FatalError, RetryableError, SpecError
 from ray_jobs.spec import LlmSpec
@@ -309,6 +309,19 @@ def test_a_server_that_would_end_the_run_is_found_before_it(server: Server, faul
     server.script = [fault]
     with pytest.raises(SpecError, match=message):
         check_llm(spec(server.url))
+
+
+def judged_at(url: str, model: str) -> LlmSpec:
+    judge = {"name": "quality", "task": "summary", "endpoint": {"url": url}, "model": model}
+    return LlmSpec.model_validate({**spec(url).model_dump(), "judges": [judge]})
+
+
+def test_a_judge_s_own_server_is_loaded_and_checked_like_the_tasks(server: Server) -> None:
+    check_llm(judged_at(server.url, "small"))
+    (engine,) = load_judges(judged_at(server.url, "small")).values()
+    assert (engine.model_name, engine.generate([prompt("a")])[0].text) == ("small", "a")
+    with pytest.raises(SpecError, match="there is no model huge; there are big, small"):
+        check_llm(judged_at(server.url, "huge"))
 
 
 @pytest.mark.parametrize("fault", [hang, drop])
