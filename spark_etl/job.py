@@ -212,7 +212,7 @@ def prepared_table(plan: str, etl: EtlSpec) -> pa.Table:
 def etl_event(prepared: pa.Table) -> StageEvent:
     """What ETL did, by a table under WAVE_SCHEMA."""
     rows = prepared.drop_columns(["pcm"]).to_pylist()
-    heard = [row for row in rows if row["failure"] is None]
+    heard = [row for row in rows if row["failure"] is None and row["duplicate_of"] is None]
     return StageEvent(
         partition_id=rows[0]["partition_id"],
         stage="etl",
