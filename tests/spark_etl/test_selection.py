@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_jobs.errors import SpecError
@@ -131,6 +131,7 @@ class TestSample:
         assert 70 < len(first) < 130
         assert taken(reversed(CALLS), sample=sample) == first
 
+    @settings(deadline=None)
     @given(st.sets(st.integers(0, 399)))
     def test_a_call_s_place_in_a_fraction_depends_on_no_other_call(self, numbers):
         whole = set(taken(CALLS, sample={"fraction": 0.5}))
