@@ -137,9 +137,9 @@ def _mu_law_wav(pcm: Samples) -> bytes:
 
 
 def ours(files: Sequence[bytes]) -> list[CallAudio]:
-    calls = [
-        Call(call_id=str(i), uri=str(i), source=str(i), size_bytes=len(data), version="", expected_speech_s=0)
-        for i, data in enumerate(files)
+    calls = [  # each has a size of its own, so that orders of the parts that come twice are done twice
+        Call(call_id=str(i), uri=str(i), source=str(i), size_bytes=i, version="", expected_speech_s=0)
+        for i in range(len(files))
     ]
     rows = prepare_partition(calls, ETL, lambda part, _: Stored.holding(files[int(part.uri)]))
     return [row for row in rows if isinstance(row, CallAudio)]

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -247,6 +247,8 @@ def count(spec: RunSpec, plan: Plan, ledger: Ledger, run_id: str, began_unix_s: 
             failures=found.failures,
             insights=found.insights,
             num_skipped=len(plan.done),
+            left_out=plan.left_out,
+            planned_skew=plan.skew,
             events=measured.events,
             warnings=[*plan.notes, *measured.warnings],
             startups=measured.startups,
@@ -271,6 +273,7 @@ def describe(spec: RunSpec, plan: Plan, stages: Sequence[str]) -> str:
         f"input      {storage.normalise(spec.input.uri)}",
         f"output     {storage.normalise(spec.output.uri)}",
         f"calls      {len(plan.calls):,}, of which {len(plan.done):,} are done and {len(todo):,} to do",
+        *([f"left out   {_by_key(plan.left_out)}"] if plan.left_out else []),
         f"audio      about {sum(call.expected_speech_s for call in todo) / SPEECH_SHARE / 3600:.2f} h to do, "
         f"{sum(call.size_bytes for call in todo) / 1e6:,.1f} MB",
         f"partitions {len(plan.partitions):,} ({len(plan.resumed):,} from an earlier run), skew {plan.skew:.2f}; "
@@ -286,6 +289,10 @@ def describe(spec: RunSpec, plan: Plan, stages: Sequence[str]) -> str:
     if len(plan.partitions) > SHOWN_PARTITIONS:
         lines.append(f"  ... and {len(plan.partitions) - SHOWN_PARTITIONS:,} more")
     return "\n".join(lines)
+
+
+def _by_key(left_out: Mapping[str, int]) -> str:
+    return ", ".join(f"{num_calls:,} by {key}" for key, num_calls in left_out.items())
 
 
 def _pools(spec: RunSpec, stages: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from ray_jobs.records import Call, Part, RawCoding
 from ray_jobs.spec import RawSpec, RunSpec
 from ray_jobs.storage import ObjectInfo
 from spark_etl.decode import raw_bytes_per_s
-from spark_etl.listing import list_input, matches, path_below, select
+from spark_etl.listing import list_input, matches, path_below, recordings, select
 from spark_etl.manifest import Facts, Manifest, is_manifest, read_manifest, read_sidecars
 from spark_etl.metadata import Metadata
 from spark_etl.naming import Names, source_of
@@ -79,7 +79,10 @@ def find_calls(spec: RunSpec, owners: Mapping[str, str]) -> Found:
     columns = manifest.columns if manifest else {name for facts in sidecars.values() for name in facts}
     metadata = Metadata(spec.input, spec.redact, columns, f"manifest {manifest.uri}" if manifest else "sidecars")
     maker = _CallMaker(root, spec, manifest, sidecars, metadata)
-    calls = maker.make(objects, owners)
+    names = Names(owners)
+    for uri in recordings({**listed, **absent}, root, spec.input):
+        names.of_path(path_below(uri, root), uri)  # of all there are: what is selected changes no id
+    calls = maker.make(objects, names)
     notes = [*maker.notes()]
     if broken:
         notes.append(f"{len(broken):,} sidecars are not JSON objects, such as {broken[0]}; their calls go without")
@@ -116,12 +119,11 @@ class _CallMaker:
         self._num_halves = 0
         self._met: set[str] = set()
 
-    def make(self, objects: Sequence[ObjectInfo], owners: Mapping[str, str]) -> list[Call]:
-        """The calls in the order of their first files; `owners` are ids given before, with their locations.
+    def make(self, objects: Sequence[ObjectInfo], names: Names) -> list[Call]:
+        """The calls in the order of their first files, called by `names`.
 
         Raises SpecError where two files claim to be the same party of one call, or a row makes no sense.
         """
-        names = Names(owners)
         groups: dict[str, list[_File]] = defaultdict(list)
         for file in map(self._file, objects):
             groups[file.key.lstrip("/") or "/" + file.info.uri].append(file)

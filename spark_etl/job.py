@@ -251,14 +251,15 @@ def prepared_table(plan: str, etl: EtlSpec) -> pa.Table:
 def etl_event(prepared: pa.Table) -> StageEvent:
     """What ETL did, by a table under WAVE_SCHEMA."""
     rows = prepared.drop_columns(["pcm"]).to_pylist()
-    heard = [row for row in rows if row["failure"] is None]
+    good = [row for row in rows if row["failure"] is None]
+    heard = [row for row in good if row["duplicate_of"] is None]  # a duplicate's audio was not worked on
     return StageEvent(
         partition_id=rows[0]["partition_id"],
         stage="etl",
         start_unix_s=rows[0]["start_unix_s"],
         end_unix_s=rows[0]["end_unix_s"],
         num_calls=len(rows),
-        num_failed=len(rows) - len(heard),
+        num_failed=len(rows) - len(good),
         audio_s=sum(row["duration_s"] for row in heard),
         speech_s=sum(sum(span["num_samples"] for span in row["spans"]) / row["sample_rate_hz"] for row in heard),
         worker=rows[0]["worker"],

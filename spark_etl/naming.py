@@ -1,5 +1,6 @@
 """What a recording is called in every output: an id that is unique, safe as a file name, and stays with it."""
 
+import functools
 import hashlib
 import re
 from collections.abc import Mapping
@@ -53,7 +54,13 @@ def _safe(name: str) -> str:
 
 
 def _is_personal(path: str) -> bool:
-    return any(looks_personal(PurePosixPath(part).stem) for part in path.split("/"))
+    return any(map(_part_is_personal, path.split("/")))
+
+
+@functools.lru_cache(maxsize=4096)
+def _part_is_personal(part: str) -> bool:
+    """Most of a path's parts are folders that thousands of paths share."""
+    return looks_personal(part.rpartition(".")[0] or part)
 
 
 def _digest(text: str) -> str:

@@ -5,7 +5,7 @@ Partitions that an earlier run planned and did not finish are taken up as they a
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ray_jobs.ledger import OK, CallState, Ledger, Marker, Partition
 from ray_jobs.records import FAILURE_CODES, Call
@@ -13,13 +13,15 @@ from ray_jobs.spec import RunSpec
 from spark_etl.calls import find_calls
 from spark_etl.listing import is_selected
 from spark_etl.partition import lay_out
+from spark_etl.selection import select_calls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """The work of one run.
 
-    `calls` is everything the run answers for: the selected recordings, and planned ones that have vanished since.
+    `calls` is everything the run answers for: the selected recordings, and planned ones that have vanished since;
+    `left_out` counts the calls that were found and not selected, by the key of the spec that left them out.
     `done` are those among them with an outcome that stands; `partitions` holds the others, `resumed` of them planned
     by an earlier run. `analyse_only` are committed partitions whose transcripts lack the analyses of this spec, or
     are among `insights_to_redo`: committed analyses some of which failed, to be tried again. `notes` are lines for
@@ -34,6 +36,7 @@ class Plan:
     analyse_only: tuple[Marker, ...]
     insights_to_redo: tuple[Marker, ...]
     notes: tuple[str, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def nothing_to_do(self) -> bool:
@@ -85,7 +88,7 @@ def make_plan(spec: RunSpec, ledger: Ledger, *, retry_failed: bool = False) -> P
     fingerprints = spec.fingerprints()
     past = _load_past(ledger, fingerprints["redact"], retry_failed)
     found = find_calls(spec, past.owners)
-    selected = {call.call_id: call for call in found.calls}
+    ids = {call.call_id for call in found.calls}
 
     def is_vanished(call: Call) -> bool:
         below = call.uri.startswith(found.root)
@@ -95,9 +98,11 @@ def make_plan(spec: RunSpec, ledger: Ledger, *, retry_failed: bool = False) -> P
         call.call_id: call
         for partition in past.open_partitions
         for call in partition.calls
-        if call.call_id not in selected and is_vanished(call)
+        if call.call_id not in ids and is_vanished(call)
     }
-    calls = {**selected, **vanished}  # what was planned is accounted for, gone or not
+    # What was planned is accounted for, gone or not.
+    selection = select_calls([*found.calls, *vanished.values()], found.root, found.listed, spec.input)
+    calls = {call.call_id: call for call in selection.calls}
     todo = {call_id: call for call_id, call in calls.items() if not past.is_done(call)}
     resumed = [p for p in past.open_partitions if all(_is_same(call, todo.get(call.call_id)) for call in p.calls)]
     resumed_ids = {call.call_id for partition in resumed for call in partition.calls}
@@ -117,6 +122,7 @@ def make_plan(spec: RunSpec, ledger: Ledger, *, retry_failed: bool = False) -> P
         analyse_only=_lacking_analyses(past, done, analysed) if spec.analyses else (),
         insights_to_redo=tuple(to_redo) if spec.analyses else (),
         notes=found.notes,
+        left_out=selection.left_out,
     )
 
 

@@ -1,11 +1,14 @@
 """A recording as it is stored, read piece by piece, so that its size is nobody's memory."""
 
+import hashlib
 import os
 import tempfile
 from types import TracebackType
 from typing import BinaryIO, Self
 
 from ray_jobs.errors import CallError
+
+HASH_BYTES = 1 << 20
 
 
 class Recording:
@@ -32,6 +35,13 @@ class Recording:
             start += len(piece)
             num_bytes -= len(piece)
         return b"".join(pieces)
+
+    def sha256(self) -> bytes:
+        """The digest of all its bytes."""
+        digest = hashlib.sha256()
+        for start in range(0, self.size_bytes, HASH_BYTES):
+            digest.update(self.read(start, HASH_BYTES))
+        return digest.digest()
 
     def check_unchanged(self) -> None:
         """Raises CallError `changed` where somebody has written to the file since it was opened."""

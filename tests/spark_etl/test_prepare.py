@@ -22,8 +22,8 @@ ETL = EtlSpec()
 def prepared(
     files: dict[str, bytes | CallError], etl: EtlSpec = ETL, calls: Sequence[Call] = ()
 ) -> dict[str, CallAudio | Failure]:
-    """The rows of a partition of these files, which hold bytes or cannot be read: a call each, unless `calls` are
-    given.
+    """The rows of a partition of these files, which hold bytes or cannot be read: a call each, none suspected to be
+    another's duplicate, unless `calls` are given.
     """
 
     def read(part: Part, shown: str) -> Recording:
@@ -32,7 +32,7 @@ def prepared(
             raise content
         return Recording.holding(content)
 
-    calls = calls or [call(name) for name in files]
+    calls = calls or [replace(call(name), size_bytes=number) for number, name in enumerate(files)]
     rows = prepare_partition(calls, etl, read)
     assert [row.call_id for row in rows] == [call.call_id for call in calls]
     assert table_to_audio(audio_to_table(rows)) == rows
@@ -297,3 +297,43 @@ def test_nothing_in_nothing_out():
 
 def no_read(part: Part, shown: str) -> Recording:
     raise AssertionError("nothing to read")
+
+
+class TestDuplicates:
+    """Calls of one size whose recordings hold the same bytes."""
+
+    def test_are_decoded_once_and_keep_what_is_theirs(self):
+        copy = replace(call("copy"), metadata={"queue": "vip"})
+        rows = prepared({"one": wav(speech(4.0)), "copy": wav(speech(4.0))}, calls=[call("one"), copy])
+        one, other = audio(rows["one"]), audio(rows["copy"])
+        assert (one.duplicate_of, other.duplicate_of) == (None, "one")
+        assert one.spans
+        assert (other.spans, other.pcm) == ((), b"")
+        assert (other.uri, other.metadata, other.duration_s) == ("/calls/copy", {"queue": "vip"}, one.duration_s)
+
+    def test_calls_of_one_size_with_other_bytes_are_none(self):
+        files = {"one": wav(speech(4.0)), "other": wav(speech(4.0)[:, ::-1])}
+        rows = prepared(files, calls=[call("one"), call("other")])
+        assert [audio(row).duplicate_of for row in rows.values()] == [None, None]
+        assert audio(rows["other"]).spans
+
+    @pytest.mark.parametrize(
+        "reading", [{"language": "de"}, {"parts": (Part(uri="/calls/b", version="1", roles=("rx",)),)}]
+    )
+    def test_the_same_bytes_to_be_read_another_way_are_none(self, reading):
+        data = wav(speech(4.0))
+        rows = prepared({"a": data, "b": data}, calls=[call("a"), replace(call("b"), **reading)])
+        assert audio(rows["b"]).duplicate_of is None
+        assert audio(rows["b"]).spans
+
+    def test_share_the_failure_to_find_speech(self):
+        data = wav(noise(5.0))
+        rows = prepared({"a": data, "b": data}, calls=[call("a"), call("b")])
+        assert [code(row) for row in rows.values()] == ["no_speech", "no_speech"]
+        assert [row.duplicate_of for row in rows.values()] == [None, "a"]
+
+    def test_of_a_call_that_cannot_be_read_are_tried_themselves(self):
+        gone = CallError("vanished", "deleted after it was listed")
+        rows = prepared({"a": gone, "b": wav(speech(4.0))}, calls=[call("a"), call("b")])
+        assert code(rows["a"]) == "vanished"
+        assert audio(rows["b"]).duplicate_of is None

@@ -1,5 +1,7 @@
 """A recording is read where it is asked for, and a file that changes meanwhile is noticed."""
 
+import hashlib
+
 import pytest
 
 from ray_jobs.errors import CallError
@@ -11,6 +13,12 @@ def test_any_stretch_is_read_and_the_end_is_short():
         assert (recording.size_bytes, recording.read(0, 4), recording.read(8, 4)) == (10, b"0123", b"89")
         assert recording.read(10, 4) == b""
         recording.check_unchanged()
+
+
+def test_its_digest_is_of_all_its_bytes():
+    data = bytes(range(256)) * 5000  # more than is read at once
+    with Recording.holding(data) as recording:
+        assert recording.sha256() == hashlib.sha256(data).digest()
 
 
 def test_a_file_that_is_written_to_has_changed(tmp_path):
