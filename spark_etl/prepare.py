@@ -180,9 +180,7 @@ def read_blocks(call: Call, etl: EtlSpec, read: Reader) -> Generator[Block, None
 
 def _decoders(stack: ExitStack, etl: EtlSpec, num_parts: int) -> list[Decoder]:
     """A call's parts are decoded side by side, each by its own; one that is never asked starts nothing."""
-    return [
-        stack.enter_context(Decoder(max_s=etl.max_call_s, timeout_s=etl.file_timeout_s)) for _ in range(num_parts)
-    ]
+    return [stack.enter_context(Decoder(max_s=etl.max_call_s, timeout_s=etl.file_timeout_s)) for _ in range(num_parts)]
 
 
 def _content(call: Call, recordings: Sequence[Recording]) -> object:
