@@ -24,7 +24,7 @@ AUDIO_GLOBS = tuple(
     for extension in ("wav", "flac", "mp3", "ogg", "opus", "oga", "m4a", "mp4", "aac", "webm", "amr", "gsm")
 )
 
-STAGE_VERSIONS = {"etl": 1, "asr": 1, "redact": 1, "analyse": 1}
+STAGE_VERSIONS = {"etl": 1, "asr": 2, "redact": 1, "analyse": 1}
 """Raised by hand when a stage's code changes what it puts out for the same settings."""
 
 STAGES = tuple(STAGE_VERSIONS)
@@ -121,7 +121,12 @@ class AsrSpec(Section):
     language: str | None = Field(default="en", description="ISO 639-1 code; null detects it per channel")
     beam_size: Count = 1
     compute_type: str = Field(default="auto", description="auto: what the engine does best on its device")
-    batch_size: Count = _tuning(16, "windows decoded together")
+    timestamps: bool = Field(
+        default=False, description="whisper_torch: decode with timestamp tokens, which cut the text into segments"
+    )
+    batch_size: Count | None = _tuning(
+        None, "windows decoded together; null: 16, and for whisper_torch on a GPU as many as its memory holds"
+    )
     actors: ActorSpec = _tuning(ActorSpec(), "the pool of engines")
 
 

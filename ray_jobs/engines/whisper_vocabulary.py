@@ -14,7 +14,7 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 class Vocabulary:
     """The token ids of one model; `languages` maps ISO 639-1 codes to tokens and is empty for an English-only model.
 
-    Ids below `end` are text, `end` closes a text, the control tokens and timestamps follow it.
+    Ids below `end` are text, `end` closes a text, the control tokens and, last, `timestamps` follow it.
     """
 
     def __init__(self, folder: Path, vocab_size: int) -> None:
@@ -34,6 +34,7 @@ class Vocabulary:
         except KeyError as error:
             raise ModelError(f"{path}: lacks the token {error}; it is not Whisper's tokenizer") from None
         self.no_speech = self._no_timestamps - 1
+        self.timestamps = range(self._no_timestamps + 1, vocab_size)
         # Models whose vocabulary ends two tokens earlier know English only, and take no language token.
         multilingual = vocab_size >= 51865
         codes = {token[2:-2]: i for token, i in ids.items() if re.fullmatch(r"<\|[a-z]{2,3}\|>", token)}
@@ -43,11 +44,11 @@ class Vocabulary:
     def start(self) -> int:
         return self._start
 
-    def prompt(self, language: str) -> list[int]:
-        """The tokens before the text: transcribe `language`, without timestamps."""
-        if not self.languages:
-            return [self._start, self._no_timestamps]
-        return [self._start, self.languages[language], self._transcribe, self._no_timestamps]
+    def prompt(self, language: str, *, timestamps: bool = False) -> list[int]:
+        """The tokens before the text: transcribe `language`, with or without timestamps."""
+        mode = [] if timestamps else [self._no_timestamps]
+        task = [self.languages[language], self._transcribe] if self.languages else []
+        return [self._start, *task, *mode]
 
     def text(self, tokens: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=False))

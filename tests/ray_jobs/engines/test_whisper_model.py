@@ -78,7 +78,7 @@ def test_decoder_step_by_step_equals_transformers_in_one_go(
     tokens = torch.randint(0, 1_000, (3, 9), generator=torch.Generator().manual_seed(2))
     expected = reference(encoder_outputs=(audio,), decoder_input_ids=tokens).logits
     decoder = Decoder(checkpoint, CPU, torch.float32)
-    state = decoder.start(audio)
+    state = decoder.start(audio, 9)
     hidden = [decoder.step(part, state)[0] for part in (tokens[:, :4], *tokens[:, 4:].split(1, 1))]
     torch.testing.assert_close(decoder.logits(torch.cat(hidden, 1)), expected, atol=1e-3, rtol=1e-3)
 
@@ -88,7 +88,7 @@ def test_rows_that_stay_do_not_notice_that_others_leave(checkpoint: Checkpoint, 
     audio = Encoder(checkpoint, CPU, torch.float32)(random_mel(checkpoint, 5))
     tokens = torch.randint(0, 1_000, (5, 3), generator=torch.Generator().manual_seed(3))
     decoder = Decoder(checkpoint, CPU, torch.float32)
-    whole, compacted = decoder.start(audio), decoder.start(audio)
+    whole, compacted = decoder.start(audio, 3), decoder.start(audio, 3)
     for state in (whole, compacted):
         decoder.step(tokens[:, :2], state)
     order = compacted.keep(torch.tensor(kept))
