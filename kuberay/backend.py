@@ -110,8 +110,8 @@ class Backend(Protocol):
     async def save_position(self, name: str, position: LogPosition) -> None:
         """Keep the position with the job, where the next reader, in whichever process, finds it."""
 
-    async def pending(self, cluster: str) -> list[str]:
-        """What the cluster is waiting for, one line per worker group; empty when nothing is pending."""
+    async def pending(self, name: str) -> list[str]:
+        """What a cluster, or a job that has none yet, waits for: a line per worker group, then warnings; or nothing."""
 
     async def leftovers(self, now: datetime, run_ended: RunEnded | None = None) -> list[Leftover]:
         """Objects past their expiry, and those of runs that have ended where `run_ended` is given."""
@@ -131,8 +131,8 @@ async def follow_job(
         told: list[str] = []
         while True:
             await asyncio.sleep(pending_interval_s)
-            if latest.state == "waiting" and latest.cluster:
-                lines = await _quietly(backend.pending(latest.cluster), [])
+            if latest.state == "waiting":
+                lines = await _quietly(backend.pending(latest.cluster or name), [])
                 for line in lines if lines != told else []:
                     emit(line)
                 told = lines

@@ -1,8 +1,8 @@
 """The backend that is KubeRay: RayClusters and RayJobs through the Kubernetes API, over kubernetes_asyncio.
 
 The rights it needs are those of kuberay/manifests/rbac.yaml: rayclusters and rayjobs (get, list, watch, create, patch,
-delete), pods (list) and their logs (get). It never reads a Secret and never talks to a Ray head: a job's log is the
-log of the pod that KubeRay submits it with, which outlives the cluster.
+delete), pods (list) and their logs (get), events (list). It never reads a Secret and never talks to a Ray head: a
+job's log is the log of the pod that KubeRay submits it with, which outlives the cluster.
 """
 
 import asyncio
@@ -49,6 +49,9 @@ DELETE_TIMEOUT_S = 900
 UNAUTHORIZED, FORBIDDEN, NOT_FOUND, CONFLICT, GONE = 401, 403, 404, 409, 410
 PASSING = {408, 429, 500, 502, 503, 504}
 READY_CONDITIONS = ("HeadPodReady", "RayClusterProvisioned")
+
+MAX_WARNINGS = 3
+"""Newest different warning events that are told of one object: the operator repeats itself as it retries."""
 
 MAX_PREFACE_LINES = 20
 """Lines a submitter pod may print before the job's own: repeating a few beats losing one when a new pod takes over."""
@@ -184,17 +187,35 @@ class KubernetesBackend:
 
     # --- progress and collection ----------------------------------------------------------------------------------
 
-    async def pending(self, cluster: str) -> list[str]:
-        pods = await self._pods(f"ray.io/cluster={cluster}")
+    async def pending(self, name: str) -> list[str]:
+        pods = await self._pods(f"ray.io/cluster={name}")
         groups: dict[str, list[Manifest]] = {}
         for pod in pods:
             groups.setdefault(pod["metadata"].get("labels", {}).get("ray.io/group", "?"), []).append(pod)
         lines = [_pending_line(group, members) for group, members in sorted(groups.items())]
-        manifest = await self.read("RayCluster", cluster) or {}
+        manifest = await self.read("RayCluster", name) or {}
         failure = _condition(manifest, "ReplicaFailure")
         if failure.get("status") == "True":
             lines.append(f"pods cannot be created: {failure.get('message', '')}")
-        return [line for line in lines if line]
+        return [line for line in [*lines, *await self._warnings(name)] if line]
+
+    async def _warnings(self, name: str) -> list[str]:
+        """What the operator complains of, newest last: some refusals reach no status, only these."""
+        try:
+            answer = await self._call(
+                "list events",
+                lambda: self._core.list_namespaced_event(
+                    self.namespace,
+                    field_selector=f"involvedObject.name={name},type=Warning",
+                    _preload_content=False,
+                    _request_timeout=60,
+                ),
+            )
+        except ForbiddenError:  # an older Role: what the pods say is told all the same
+            return []
+        events = sorted((await answer.json())["items"], key=lambda event: event.get("lastTimestamp") or "")
+        lines = [f"{event.get('reason', 'Warning')}: {' '.join(event.get('message', '').split())}" for event in events]
+        return list(dict.fromkeys(lines))[-MAX_WARNINGS:]
 
     async def leftovers(self, now: datetime, run_ended: RunEnded | None = None) -> list[Leftover]:
         found = [

@@ -209,10 +209,10 @@ class LocalBackend:
 
     # --- progress and collection ----------------------------------------------------------------------------------
 
-    async def pending(self, cluster: str) -> list[str]:
-        head = self._head(cluster)
+    async def pending(self, name: str) -> list[str]:
+        head = self._head(name)
         starting = head is not None and _alive(head) and not await self._answers(head)
-        return [f"the Ray head is starting: {self._last_words(cluster)}"] if starting else []
+        return [f"the Ray head is starting: {self._last_words(name)}"] if starting else []
 
     async def leftovers(self, now: datetime, run_ended: RunEnded | None = None) -> list[Leftover]:
         jobs = list(self._jobs())

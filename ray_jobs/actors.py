@@ -6,8 +6,10 @@ between them is one partition's outcomes (records.OUTCOME_SCHEMA) with its id in
 
 import os
 import socket
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -16,9 +18,11 @@ import ray
 from ray_jobs import handoff, records, storage
 from ray_jobs.handoff import Attempt
 from ray_jobs.ledger import CallState, Ledger, Marker
-from ray_jobs.records import CallAudio, Failure, Insight, Outcome, StageEvent, StartUp, Transcript
+from ray_jobs.metrics import EngineMetrics, MeteredLlm, count_insights
+from ray_jobs.records import CallAudio, Failure, Insight, Outcome, StageEvent, StartUp, Transcript, failed
 from ray_jobs.sinks import Sink, read_parquet
 from ray_jobs.spec import RedactSpec, RunSpec
+from spark_etl.job import etl_event
 
 if TYPE_CHECKING:
     from ray_jobs.engines.pii import Redactor
@@ -30,7 +34,10 @@ RESULT_SCHEMA = pa.schema([_PARTITION_ID, pa.field("num_calls", pa.int32()), pa.
 
 
 class Transcribe:
-    """Tickets in, outcomes out: ASR over one partition of speech."""
+    """Tickets in, outcomes out: ASR over one partition of speech.
+
+    Two calls at once: one partition is fetched, packed and written up while the engine decodes the other's windows.
+    """
 
     def __init__(self, spec: RunSpec, board: Any) -> None:
         from ray_jobs.engines.load_asr import load_asr
@@ -39,18 +46,25 @@ class Transcribe:
         self._spec = spec
         self._board = board
         self._engine = load_asr(spec.asr, num_threads=_num_threads(spec.asr.actors.num_cpus))
+        self._gate = Gate()
+        self._metrics = EngineMetrics("asr", self._engine.model_name)
         _report_start(board, "asr", began_unix_s)
 
     def __call__(self, ticket: pa.Table) -> pa.Table:
         partition_id = ticket["partition_id"][0].as_py()
+        with self._gate.enter(alone=ray.get(self._board.must_be_alone.remote(partition_id))):
+            return self._take(partition_id)
+
+    def _take(self, partition_id: str) -> pa.Table:
         attempt = ray.get(self._board.begin.remote(partition_id))
         prepared = handoff.fetch(self._board, partition_id)
         if prepared is None:  # the task was run again after its partition's commit
             return _committed(self._spec, partition_id)
         began = time.time()
         rows = records.table_to_audio(prepared.select(records.AUDIO_SCHEMA.names))
-        _record_etl(self._board, prepared, rows)
+        self._board.record.remote(etl_event(prepared))
         outcomes = self._transcribe(rows, partition_id, attempt)
+        self._metrics.publish(self._engine.stats())
         _record(self._board, partition_id, "asr", began, outcomes)
         return _tag(records.outcomes_to_table(outcomes), partition_id)
 
@@ -63,14 +77,35 @@ class Transcribe:
         for row in rows:
             if row.call_id in attempt.deadly_calls:
                 reason = "the ASR engine's process died on this call; see the worker's log, then --retry-failed"
-                outcomes.append(
-                    Failure(call_id=row.call_id, uri=row.uri, code="asr_crashed", stage="asr", reason=reason)
-                )
+                outcomes.append(failed(row, code="asr_crashed", stage="asr", reason=reason))
                 continue
             ray.get(self._board.suspect.remote(partition_id, row.call_id))
             outcomes.extend(transcribe([row], self._engine, self._spec.asr, self._spec.channels))
             ray.get(self._board.clear.remote(partition_id))
         return outcomes
+
+
+class Gate:
+    """Lets several in at once, or one that has to be alone."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._num_inside = 0
+        self._is_closed = False
+
+    @contextmanager
+    def enter(self, *, alone: bool) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_closed and not (alone and self._num_inside))
+            self._num_inside += 1
+            self._is_closed = alone
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._num_inside -= 1
+                self._is_closed = False
+                self._changed.notify_all()
 
 
 class Redact:
@@ -115,13 +150,14 @@ class Analyse:
     """Committed outcomes in, committed insights out. Two calls at once, or the engine drains at a partition's edge."""
 
     def __init__(self, spec: RunSpec, board: Any, run_id: str, markers: Sequence[Marker]) -> None:
-        from ray_jobs.engines.load_llm import load_llm
+        from ray_jobs.engines.load_llm import load_judges, load_llm
 
         began_unix_s = time.time()
         self._spec = spec
         self._board = board
         self._states = {marker.partition_id: marker.calls for marker in markers}
-        self._engine = load_llm(spec.llm)
+        self._engine = MeteredLlm(load_llm(spec.llm), spec.llm)
+        self._judges = {name: MeteredLlm(engine, spec.llm) for name, engine in load_judges(spec.llm).items()}
         self._sink = Sink(spec, run_id)
         _report_start(board, "analyse", began_unix_s)
 
@@ -131,9 +167,15 @@ class Analyse:
         partition_id, outcomes = _untag(table)
         began = time.time()
         transcripts = [outcome for outcome in outcomes if isinstance(outcome, Transcript)]
-        allow_unredacted = not self._spec.redact.removes_secrets
-        insights = analyse(transcripts, self._engine, self._spec.llm, allow_unredacted=allow_unredacted)
+        insights = analyse(
+            transcripts,
+            self._engine,
+            self._spec.llm,
+            judges=self._judges,
+            allow_unredacted=not self._spec.redact.removes_secrets,
+        )
         self._sink.commit_insights(partition_id, transcripts, insights, self._states_of(partition_id))
+        count_insights(insights, self._spec.llm)
         _record(self._board, partition_id, "analyse", began, transcripts, _failed_calls(insights))
         return table
 
@@ -196,12 +238,6 @@ def _report_start(board: Any, stage: str, began_unix_s: float) -> None:
     board.started.remote(StartUp(phase=stage, start_unix_s=began_unix_s, end_unix_s=time.time()))
 
 
-def _record_etl(board: Any, prepared: pa.Table, rows: Sequence[CallAudio | Failure]) -> None:
-    first = prepared.slice(0, 1).select(["partition_id", "start_unix_s", "end_unix_s", "worker"]).to_pylist()[0]
-    num_failed = sum(isinstance(row, Failure) for row in rows)
-    board.record.remote(StageEvent(stage="etl", num_failed=num_failed, **_sums(rows), **first))
-
-
 def _record(
     board: Any,
     partition_id: str,
@@ -225,7 +261,7 @@ def _record(
     ray.get(board.record.remote(event))
 
 
-def _sums(rows: Sequence[CallAudio | Outcome]) -> dict[str, Any]:
+def _sums(rows: Sequence[Outcome]) -> dict[str, Any]:
     heard = [row for row in rows if not isinstance(row, Failure)]
     return {
         "num_calls": len(rows),

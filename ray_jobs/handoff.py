@@ -1,10 +1,11 @@
-"""From Spark to Ray Data, bounded: Spark prepares partitions in waves and stays a fixed number ahead of the ledger.
+"""From a source of partitions to Ray Data, bounded: it stays a fixed number of partitions ahead of the ledger.
 
-A driver thread (`Producer`) runs the waves and posts a reference per partition on the `Board`, a small actor beside
-the driver. Ray Data reads one ticket per partition: its read task waits until the partition is posted and yields one
-row with its id. The ASR actor that gets the ticket fetches the partition by reference, so there is one copy of it in
-the object store and nothing can split it. Committing a partition drops the reference, makes room for the next wave
-and, with a wave's last commit, releases Spark's cached blocks.
+A driver thread (`Producer`) has the source (`ray_jobs.sources`: Spark, or Parquet that Spark wrote before) prepare
+partitions in waves and posts a reference per partition on the `Board`, a small actor beside the driver. Ray Data reads
+one ticket per partition: its read task waits until the partition is posted and yields one row with its id. The ASR
+actor that gets the ticket fetches the partition by reference, so there is one copy of it in the object store and
+nothing can split it. Committing a partition drops the reference, makes room for the next wave and lets the source
+release what it held.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import ray
@@ -23,11 +24,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ray_jobs.errors import FatalError
 from ray_jobs.ledger import Partition
 from ray_jobs.records import StageEvent, StartUp
-from ray_jobs.spec import RunSpec
+from ray_jobs.sources import Source
 from spark_etl import job
-
-if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
 
 TICKET_SCHEMA = pa.schema([("partition_id", pa.string())])
 
@@ -38,7 +36,7 @@ MAX_IDLE_DEATHS = 5
 """Deaths of actors between calls of one partition, after which the engine is taken for dead."""
 
 RELEASE_S = 0.5
-"""How often a producer that waits for room looks for waves to release."""
+"""How often a producer that waits for room has its source release what is committed."""
 
 READ_CPUS = 0.0
 """A read task only waits: it takes no slot. (And no other stage takes none, or Ray Data would fuse the two.)"""
@@ -120,6 +118,11 @@ class Board:
 
     async def partition(self, partition_id: str) -> Partition:
         return self._partitions[partition_id]
+
+    async def must_be_alone(self, partition_id: str) -> bool:
+        """Whether the next attempt goes call by call. Nothing else may be at work in its process then: who dies of
+        another's call would be suspected, and left out, too."""
+        return self._attempts.get(partition_id, 0) >= WHOLE_ATTEMPTS
 
     async def begin(self, partition_id: str) -> Attempt:
         """An actor starts (again) on a partition. Raises FatalError when actors keep dying of no call in particular."""
@@ -203,74 +206,58 @@ def start_board(partitions: Sequence[Partition], max_uncommitted: int) -> Any:
 
 
 class Producer(threading.Thread):
-    """Runs Spark in waves, as far ahead as the board has room; `join` it after the pipeline, before Ray goes."""
+    """Has a source prepare partitions wave by wave, as far ahead as the board has room.
 
-    def __init__(self, board: Any, partitions: Sequence[Partition], spec: RunSpec, master_cpus: float) -> None:
-        super().__init__(name="spark-producer", daemon=True)
-        self.num_cached: list[int] = []
-        """Partitions in Spark's cache, memory and disk, after each wave posted and each wave released."""
+    `join` it after the pipeline, before Ray goes.
+    """
+
+    def __init__(self, board: Any, partitions: Sequence[Partition], source: Source) -> None:
+        super().__init__(name="producer", daemon=True)
         self._board = board
         self._partitions = partitions
-        self._spec = spec
-        self._master_cpus = master_cpus
-        self._open_waves: list[tuple[job.CachedWave, set[str]]] = []
+        self._source = source
 
     def run(self) -> None:
         try:
             self._produce()
         except Exception as error:
-            ray.get(self._board.fail.remote(f"Spark ETL stopped: {_reason(error)}"))
+            ray.get(self._board.fail.remote(f"{self._source.what} stopped: {job.explain(error)}"))
         finally:
-            job.stop_spark()
+            self._source.stop()
 
     def _produce(self) -> None:
         began_unix_s = time.time()
-        spark = job.start_spark(self._spec.etl.spark, self._master_cpus)
-        startup = StartUp(phase="spark", start_unix_s=began_unix_s, end_unix_s=time.time())
+        self._source.start()
+        startup = StartUp(phase=self._source.phase, start_unix_s=began_unix_s, end_unix_s=time.time())
         ray.get(self._board.started.remote(startup))
-        for wave in waves(self._partitions, self._spec.wave_size):
+        for wave in waves(self._partitions, self._source.wave_size):
             ids = [partition.partition_id for partition in wave]
-            self._wait_for_room(spark, ids)
-            cached = job.cache_wave(spark, wave, self._spec.etl)
-            self._open_waves.append((cached, set(ids)))
-            self.num_cached.append(job.num_cached(spark))
-            for partition_id, ref in zip(ids, job.to_ray(cached), strict=True):
+            self._wait_for_room(ids)
+            for partition_id, ref in zip(ids, self._source.prepare(wave), strict=True):
                 ray.get(self._board.post.remote(partition_id, [ref]))
-        committed: set[str] = set()
-        while self._open_waves:
-            committed = ray.get(self._board.wait_for_commits.remote(len(committed)))
-            self._release(spark, committed)
+        num_committed = -1
+        while num_committed < len(self._partitions):
+            num_committed = self._release(num_committed)
 
-    def _wait_for_room(self, spark: "SparkSession", ids: Sequence[str]) -> None:
-        """Reserve a wave's places, releasing Spark's blocks as commits come in meanwhile."""
+    def _wait_for_room(self, ids: Sequence[str]) -> None:
+        """Reserve a wave's places, releasing what is committed meanwhile."""
         reserved = self._board.reserve.remote(ids)
         while not ray.wait([reserved], timeout=RELEASE_S)[0]:
-            self._release(spark, ray.get(self._board.wait_for_commits.remote(-1)))
+            self._release(-1)
         ray.get(reserved)
-        self._release(spark, ray.get(self._board.wait_for_commits.remote(-1)))
+        self._release(-1)
 
-    def _release(self, spark: "SparkSession", committed: set[str]) -> None:
-        """Free the cached blocks of every wave whose partitions are all committed."""
-        for wave in [wave for wave in self._open_waves if wave[1] <= committed]:
-            job.release(spark, wave[0])
-            self._open_waves.remove(wave)
-            self.num_cached.append(job.num_cached(spark))
+    def _release(self, known: int) -> int:
+        """Once there are more than `known` committed partitions, have the source let go of them; returns how many."""
+        committed = ray.get(self._board.wait_for_commits.remote(known))
+        self._source.release(committed)
+        return len(committed)
 
 
 def waves(partitions: Sequence[Partition], size: int) -> Iterator[Sequence[Partition]]:
     """Consecutive runs of `size` partitions, the last one shorter."""
     for start in range(0, len(partitions), size):
         yield partitions[start : start + size]
-
-
-def _reason(error: Exception) -> str:
-    """One line; of an error in Spark's JVM, that error's own first line."""
-    java = getattr(error, "java_exception", None)
-    text = str(java) if java is not None else f"{type(error).__name__}: {error}"
-    line = (text.strip().splitlines() or ["no message"])[0]
-    if "RayActorException" in line:  # what JDK 17 does to RayDP's master without the module opens
-        line += " (do all nodes of the cluster have JDK_JAVA_OPTIONS set as images/ray-cpu does?)"
-    return line
 
 
 class TicketSource(Datasource):
@@ -282,7 +269,7 @@ class TicketSource(Datasource):
         self._partition_ids = list(partition_ids)
 
     def get_name(self) -> str:
-        return "SparkPartitions"
+        return "Partitions"
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None

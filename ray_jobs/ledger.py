@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 from ray_jobs import storage
 from ray_jobs.records import SCHEMA_VERSION, Call
@@ -29,6 +30,11 @@ class Partition:
 
     partition_id: str
     calls: tuple[Call, ...]
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Self:
+        """Inverse of `asdict`, after JSON."""
+        return cls(partition_id=document["partition_id"], calls=tuple(map(Call.from_document, document["calls"])))
 
     @property
     def expected_speech_s(self) -> float:
@@ -89,7 +95,11 @@ class Ledger:
         uris = [
             o.uri for o in storage.list_objects(storage.join(self._root, "plans", fingerprint)) if _is_document(o.uri)
         ]
-        return {uri: _partitions(json.loads(data)) for uri, data in zip(uris, storage.read_many(uris), strict=True)}
+        documents = map(json.loads, storage.read_many(uris))
+        return {
+            uri: list(map(Partition.from_document, document["partitions"]))
+            for uri, document in zip(uris, documents, strict=True)
+        }
 
     # ----------------------------------------------------------------------------------------------------- markers
 
@@ -148,10 +158,3 @@ def _marker(data: bytes) -> Marker:
     document = json.loads(data)
     calls = tuple(CallState(**call) for call in document.pop("calls"))
     return Marker(**{**document, "files": tuple(document["files"]), "calls": calls})
-
-
-def _partitions(document: dict[str, list[dict[str, list[dict[str, object]]]]]) -> list[Partition]:
-    return [
-        Partition(partition_id=str(p["partition_id"]), calls=tuple(Call(**call) for call in p["calls"]))  # type: ignore[arg-type]
-        for p in document["partitions"]
-    ]

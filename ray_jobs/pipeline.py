@@ -1,8 +1,8 @@
-"""The fused arrangement of the stages: one Ray Data stream from Spark's partitions to committed insights."""
+"""The stages as one Ray Data stream: from a source of partitions to committed transcripts and insights."""
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ray
@@ -13,7 +13,7 @@ from ray_jobs.actors import Analyse, LoadCommitted, Redact, Transcribe, summaris
 from ray_jobs.errors import FatalError
 from ray_jobs.ledger import Ledger
 from ray_jobs.records import StageEvent, StartUp
-from ray_jobs.runtime import SPARK_MASTER_CPUS
+from ray_jobs.sources import Source
 from ray_jobs.spec import ActorSpec, RunSpec
 from spark_etl.plan import Plan
 
@@ -27,20 +27,28 @@ JOIN_S = 120.0
 
 
 class Pipeline:
-    """One run's stages over the partitions of its plan. Use on a connected Ray; `run` blocks until all is committed."""
+    """One run's stages over the partitions of its plan. Use on a connected Ray; `run` blocks until all is committed.
 
-    def __init__(self, spec: RunSpec, plan: Plan, ledger: Ledger, run_id: str) -> None:
+    `stages` are those to run here, in the order of spec.STAGES; without asr there is nothing to do but to analyse what
+    is committed, and no source.
+    """
+
+    def __init__(
+        self, spec: RunSpec, plan: Plan, ledger: Ledger, run_id: str, stages: Sequence[str], source: Source | None
+    ) -> None:
         self._spec = spec
         self._plan = plan
         self._ledger = ledger
         self._run_id = run_id
-        self.board: Any = handoff.start_board(plan.partitions, spec.max_uncommitted)
-        self.producer = handoff.Producer(self.board, plan.partitions, spec, SPARK_MASTER_CPUS)
+        self._source = source
+        self._analyses = "analyse" in stages
+        self._ahead = spec.max_ahead(source.wave_size if source else 1)
+        self.board: Any = handoff.start_board(plan.partitions, self._ahead)
 
     def run(self) -> None:
         """Raises FatalError with the first cause where a stage gives up."""
         _configure_ray_data()
-        with self._spark():
+        with self._produced():
             try:
                 for _ in self.dataset().iter_batches(batch_size=None, batch_format="pyarrow"):
                     pass  # results are committed by the stages; iterating is what pulls the stream
@@ -65,8 +73,8 @@ class Pipeline:
     def waiting_for(self) -> str:
         """What is still starting up; empty once every stage is there."""
         up = {startup.phase for startup in self.startups()}
-        needed = ["spark", "asr", "redact"] if self._plan.partitions else []
-        needed += ["analyse"] if self._spec.analyses else []
+        needed = [self._source.phase, "asr", "redact"] if self._source and self._plan.partitions else []
+        needed += ["analyse"] if self._analyses else []
         missing = [phase for phase in needed if phase not in up]
         return f"starting {', '.join(missing)}" if missing else ""
 
@@ -75,8 +83,8 @@ class Pipeline:
         spec, board, run_id = self._spec, self.board, self._run_id
         streams = []
         if self._plan.partitions:
-            tickets = handoff.read_tickets(board, self._plan.partitions, spec.max_uncommitted)
-            transcripts = _stage(tickets, Transcribe, spec.asr.actors, spec, board)
+            tickets = handoff.read_tickets(board, self._plan.partitions, self._ahead)
+            transcripts = _stage(tickets, Transcribe, spec.asr.actors, spec, board, concurrent_calls=2)
             streams.append(_stage(transcripts, Redact, spec.redact.actors, spec, board, run_id))
         markers = list(self._plan.analyse_only)
         if markers:
@@ -84,22 +92,24 @@ class Pipeline:
             loader = ActorSpec(num_cpus=0)
             streams.append(_stage(stored, LoadCommitted, loader, self._ledger.output_uri, markers))
         outcomes = streams[0].union(*streams[1:]) if len(streams) > 1 else streams[0]
-        if spec.analyses:
+        if self._analyses:
             outcomes = _stage(outcomes, Analyse, spec.llm.actors, spec, board, run_id, markers, concurrent_calls=2)
         return outcomes.map_batches(summarise, batch_size=None, batch_format="pyarrow", num_cpus=0)
 
     @contextlib.contextmanager
-    def _spark(self) -> Iterator[None]:
-        """Spark, while the stream runs; stopped whatever happens to the stream."""
-        if not self._plan.partitions:
+    def _produced(self) -> Iterator[None]:
+        """The source at work while the stream runs; stopped whatever happens to the stream."""
+        if self._source is None or not self._plan.partitions:
             yield
             return
-        self.producer.start()
+        producer = handoff.Producer(self.board, self._plan.partitions, self._source)
+        producer.start()
         try:
             yield
+            producer.join(JOIN_S)  # it releases what was committed last
         finally:
             ray.get(self.board.fail.remote("the run has ended"))
-            self.producer.join(JOIN_S)
+            producer.join(JOIN_S)
 
 
 def _stage(stream: Dataset, stage: type, actors: ActorSpec, *arguments: Any, concurrent_calls: int = 1) -> Dataset:

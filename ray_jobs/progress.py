@@ -111,7 +111,8 @@ class Progress:
         `in_flight`: stage to the number of partitions it holds now; `note`: what the run waits for, if anything.
         """
         for event in events:
-            self._tallies[event.stage].add(event)
+            if event.stage in self._tallies:  # the ETL of partitions that an earlier job prepared is not this job's
+                self._tallies[event.stage].add(event)
         for stage, tally in self._tallies.items():
             num_in_flight = (in_flight or {}).get(stage, 0)
             detail = self._detail(tally) + (f"  {num_in_flight} in flight" if num_in_flight else "")

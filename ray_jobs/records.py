@@ -4,8 +4,9 @@ Times are seconds on the call's own clock unless a name says otherwise; probabil
 name says `logprob`. A partition's rows keep the order of its planned calls.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -34,11 +35,38 @@ FAILURE_CODES: dict[str, bool] = {
 }
 
 
+Metadata = Mapping[str, str]
+"""What is known of a call beside its audio (agent, queue, started_at, ...), as far as outputs may show it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawCoding:
+    """How a recording without a header is to be read. `encoding` is mulaw, alaw or pcm_s16le."""
+
+    encoding: str
+    sample_rate_hz: int
+    num_channels: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One file of a call. `roles` are those of its channels, as far as they are known; `raw` is None with a header."""
+
+    uri: str
+    version: str
+    roles: tuple[str, ...] = ()
+    raw: RawCoding | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One planned recording. `version` changes when the object's content does (an ETag, or size and modified time).
+    """One planned call. `version` changes when its content does (an ETag, or size and modified time), or the way it is
+    to be read: its coding, its channels' roles, its language.
 
     `uri` is where it is read; `source` is what outputs call it, which differs where the name itself is personal.
+    `parts` is empty for what most calls are: one file that says itself what is in it, at `uri` in `version`. The
+    channels of several parts are laid side by side in their order; `missing_roles` are parties whose file was not
+    there. `language` is "" where the spec decides.
     """
 
     call_id: str
@@ -47,6 +75,29 @@ class Call:
     size_bytes: int
     version: str
     expected_speech_s: float
+    parts: tuple[Part, ...] = ()
+    language: str = ""
+    missing_roles: tuple[str, ...] = ()
+    metadata: Metadata = field(default_factory=dict)
+
+    @property
+    def files(self) -> tuple[Part, ...]:
+        """What is to be read for the call, one file at least."""
+        return self.parts or (Part(uri=self.uri, version=self.version),)
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Self:
+        """Inverse of `asdict` followed by JSON."""
+        parts = tuple(
+            Part(
+                uri=part["uri"],
+                version=part["version"],
+                roles=tuple(part["roles"]),
+                raw=RawCoding(**part["raw"]) if part["raw"] else None,
+            )
+            for part in document["parts"]
+        )
+        return cls(**{**document, "parts": parts, "missing_roles": tuple(document["missing_roles"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +114,8 @@ class CallAudio:
     """The speech of one call: what ETL hands to ASR.
 
     `pcm` holds the samples of `spans`, one after the other in their order (by channel, then start), as little-endian
-    int16 at `sample_rate_hz`: 8,000 for a recording at that rate, 16,000 for any other.
+    int16 at `sample_rate_hz`: 8,000 for a recording at that rate, 16,000 for any other. `roles` holds one per channel,
+    "" where the spec decides, or nothing; `language` is "" where the spec decides.
     """
 
     call_id: str
@@ -73,6 +125,10 @@ class CallAudio:
     num_channels: int
     spans: tuple[Span, ...]
     pcm: bytes
+    roles: tuple[str, ...] = ()
+    language: str = ""
+    missing_roles: tuple[str, ...] = ()
+    metadata: Metadata = field(default_factory=dict)
 
     @property
     def speech_s(self) -> float:
@@ -96,6 +152,7 @@ class Failure:
     code: str
     stage: str
     reason: str
+    metadata: Metadata = field(default_factory=dict)
 
     @property
     def transient(self) -> bool:
@@ -150,7 +207,8 @@ class Transcript:
     """The words of one call: utterances of all channels in order of start.
 
     `redacted` is False between ASR and redaction, and in a durable output only where the spec says in so many words
-    that unredacted text is to be stored.
+    that unredacted text is to be stored. `missing_roles` are parties that were recorded in a file of their own which
+    was not there.
     """
 
     call_id: str
@@ -163,6 +221,8 @@ class Transcript:
     redacted: bool
     utterances: tuple[Utterance, ...]
     redactions: tuple[Redaction, ...] = ()
+    missing_roles: tuple[str, ...] = ()
+    metadata: Metadata = field(default_factory=dict)
 
     def dialogue(self) -> str:
         """One line per utterance, `role: text`, in time order: what a language model is shown."""
@@ -177,7 +237,10 @@ class Insight:
     """The answer to one analysis task on one call, or why there is none.
 
     `status` is "ok" or "failed"; `value_json` is the task's JSON document ("" when failed), `error` one line
-    ("" when ok). `prompt_version` reads NAME/vN; `prompt_hash` is the hash of the prompt file's content.
+    ("" when ok). A judge's answer is the insight of a task named as the judge, {"reason": ..., "score": 1 to 5}.
+    `prompt_version` reads NAME/vN, or names the prompt as the spec does; `prompt_hash` is the hash of its file's
+    content. Tokens are those of all attempts, of which `num_broken` broke the schema; the notes taken on a long call
+    count with its first task.
     """
 
     call_id: str
@@ -190,6 +253,8 @@ class Insight:
     prompt_hash: str
     prompt_tokens: int
     completion_tokens: int
+    num_broken: int = 0
+    metadata: Metadata = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,6 +321,8 @@ _REDACTION = pa.struct(
         ("score", pa.float32()),
     ]
 )
+_STRINGS = pa.list_(pa.string())
+_CALL_METADATA = pa.field("metadata", pa.map_(pa.string(), pa.string()))
 _METADATA: dict[bytes | str, bytes | str] = {"schema_version": str(SCHEMA_VERSION)}
 
 AUDIO_SCHEMA = pa.schema(
@@ -267,6 +334,10 @@ AUDIO_SCHEMA = pa.schema(
         pa.field("num_channels", pa.int16()),
         pa.field("spans", pa.list_(_SPAN)),
         pa.field("pcm", pa.binary()),  # Spark's BinaryType; a partition is far below its 2 GiB
+        pa.field("roles", _STRINGS),
+        pa.field("language", pa.string()),
+        pa.field("missing_roles", _STRINGS),
+        _CALL_METADATA,
         pa.field("failure", _FAILURE),  # null where the call has audio
     ]
 )
@@ -284,12 +355,14 @@ TRANSCRIPT_SCHEMA = pa.schema(
         pa.field("redacted", pa.bool_()),
         pa.field("utterances", pa.list_(_UTTERANCE)),
         pa.field("redactions", pa.list_(_REDACTION)),
+        pa.field("missing_roles", _STRINGS),
+        _CALL_METADATA,
     ],
     metadata=_METADATA,
 )
 
 FAILURE_SCHEMA = pa.schema(
-    [pa.field("call_id", pa.string()), pa.field("uri", pa.string()), *_FAILURE], metadata=_METADATA
+    [pa.field("call_id", pa.string()), pa.field("uri", pa.string()), *_FAILURE, _CALL_METADATA], metadata=_METADATA
 )
 
 INSIGHT_SCHEMA = pa.schema(
@@ -304,6 +377,8 @@ INSIGHT_SCHEMA = pa.schema(
         ("prompt_hash", pa.string()),
         ("prompt_tokens", pa.int32()),
         ("completion_tokens", pa.int32()),
+        ("num_broken", pa.int16()),
+        _CALL_METADATA,
     ],
     metadata=_METADATA,
 )
@@ -322,7 +397,7 @@ def audio_to_table(rows: Sequence[CallAudio | Failure]) -> pa.Table:
 
 def table_to_audio(table: pa.Table) -> list[CallAudio | Failure]:
     """Inverse of `audio_to_table`."""
-    return [_audio_row(row) for row in table.to_pylist()]
+    return [_audio_row(row) for row in _rows(table)]
 
 
 def outcomes_to_table(outcomes: Sequence[Outcome]) -> pa.Table:
@@ -332,7 +407,7 @@ def outcomes_to_table(outcomes: Sequence[Outcome]) -> pa.Table:
 
 def table_to_outcomes(table: pa.Table) -> list[Outcome]:
     """Inverse of `outcomes_to_table`."""
-    return [_outcome_row(row) for row in table.to_pylist()]
+    return [_outcome_row(row) for row in _rows(table)]
 
 
 def transcripts_to_table(transcripts: Sequence[Transcript]) -> pa.Table:
@@ -340,7 +415,7 @@ def transcripts_to_table(transcripts: Sequence[Transcript]) -> pa.Table:
 
 
 def table_to_transcripts(table: pa.Table) -> list[Transcript]:
-    return [_transcript_row(row) for row in table.to_pylist()]
+    return [_transcript_row(row) for row in _rows(table)]
 
 
 def failures_to_table(failures: Sequence[Failure]) -> pa.Table:
@@ -348,7 +423,7 @@ def failures_to_table(failures: Sequence[Failure]) -> pa.Table:
 
 
 def table_to_failures(table: pa.Table) -> list[Failure]:
-    return [Failure(**row) for row in table.to_pylist()]
+    return [Failure(**row) for row in _rows(table)]
 
 
 def insights_to_table(insights: Sequence[Insight]) -> pa.Table:
@@ -356,37 +431,49 @@ def insights_to_table(insights: Sequence[Insight]) -> pa.Table:
 
 
 def table_to_insights(table: pa.Table) -> list[Insight]:
-    return [Insight(**row) for row in table.to_pylist()]
+    return [Insight(**row) for row in _rows(table)]
+
+
+def failed(call: Call | CallAudio | Outcome, *, code: str, stage: str, reason: str) -> Failure:
+    """The call's Failure; what has become of the call so far says what it is called."""
+    uri = call.source if isinstance(call, Call) else call.uri
+    return Failure(call_id=call.call_id, uri=uri, code=code, stage=stage, reason=reason, metadata=dict(call.metadata))
+
+
+def _rows(table: pa.Table) -> list[dict[str, Any]]:
+    return table.to_pylist(maps_as_pydicts="strict")
 
 
 def _with_failure(row: CallAudio | Outcome) -> dict[str, object]:
     if isinstance(row, Failure):
         failure = {"code": row.code, "stage": row.stage, "reason": row.reason}
-        return {"call_id": row.call_id, "uri": row.uri, "failure": failure}
+        return {"call_id": row.call_id, "uri": row.uri, "metadata": row.metadata, "failure": failure}
     return {**asdict(row), "failure": None}
 
 
-def _failure_row(row: dict[str, object]) -> Failure | None:
+def _failure_row(row: dict[str, Any]) -> Failure | None:
     failure = row.pop("failure")
     if failure is None:
         return None
-    return Failure(call_id=row["call_id"], uri=row["uri"], **failure)  # type: ignore[arg-type]
+    return Failure(call_id=row["call_id"], uri=row["uri"], metadata=row["metadata"], **failure)
 
 
-def _audio_row(row: dict) -> CallAudio | Failure:  # type: ignore[type-arg]
+def _audio_row(row: dict[str, Any]) -> CallAudio | Failure:
     failure = _failure_row(row)
     if failure is not None:
         return failure
-    return CallAudio(**{**row, "spans": tuple(Span(**span) for span in row["spans"])})
+    lists = {"roles": tuple(row["roles"]), "missing_roles": tuple(row["missing_roles"])}
+    return CallAudio(**{**row, **lists, "spans": tuple(Span(**span) for span in row["spans"])})
 
 
-def _outcome_row(row: dict) -> Outcome:  # type: ignore[type-arg]
+def _outcome_row(row: dict[str, Any]) -> Outcome:
     return _failure_row(row) or _transcript_row(row)
 
 
-def _transcript_row(row: dict) -> Transcript:  # type: ignore[type-arg]
+def _transcript_row(row: dict[str, Any]) -> Transcript:
     utterances = tuple(
         Utterance(**{**u, "words": tuple(Word(**word) for word in u["words"])}) for u in row["utterances"]
     )
     redactions = tuple(Redaction(**r) for r in row["redactions"])
-    return Transcript(**{**row, "utterances": utterances, "redactions": redactions})
+    missing_roles = tuple(row["missing_roles"])
+    return Transcript(**{**row, "utterances": utterances, "redactions": redactions, "missing_roles": missing_roles})

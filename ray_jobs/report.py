@@ -7,7 +7,7 @@
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ import jinja2
 import yaml
 
 from ray_jobs.records import SCHEMA_VERSION, Failure, Insight, StageEvent, StartUp, Transcript
-from ray_jobs.spec import STAGES
+from ray_jobs.spec import STAGES, PriceSpec
 
 MAX_ROWS = 1000
 """Most rows of a table in the HTML page; the Parquet files hold them all."""
@@ -66,6 +66,7 @@ class RunFacts:
     committed files, one entry per row found there (a call stored twice comes twice). `num_skipped` planned calls were
     done before this run; `events`, `startups` and `warnings` are this run's own. `peak_memory_bytes` is of all the
     run's processes together, None where it was not measured; `call_files` says whether the folder calls/ was written.
+    `judges` maps each judge to the task it scores, `prices` a model to what its tokens cost.
     """
 
     run_id: str
@@ -84,6 +85,8 @@ class RunFacts:
     peak_memory_bytes: int | None
     call_files: bool
     warnings: Sequence[str] = ()
+    judges: Mapping[str, str] = field(default_factory=dict)
+    prices: Mapping[str, PriceSpec] = field(default_factory=dict)
 
 
 # ------------------------------------------------------------------------------------------------------------ report
@@ -120,11 +123,21 @@ class StageWork:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskOutcomes:
-    """How often one analysis task was answered."""
+    """How often one analysis task was answered, and what that took.
+
+    `num_broken` answers broke their schema and were asked for again or given up. `cost_usd` is None where a model has
+    no price. A judge has the task it `judges` and its mean score, 1 to 5, where there is one.
+    """
 
     task: str
     num_ok: int
     num_failed: int
+    num_broken: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost_usd: float | None
+    judges: str | None
+    mean_score: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +204,7 @@ def build_report(facts: RunFacts) -> Report:
         stages=tuple(
             _stage_work(stage, facts.events) for stage in STAGES if any(e.stage == stage for e in facts.events)
         ),
-        tasks=_task_outcomes(facts.insights),
+        tasks=_task_outcomes(facts),
     )
 
 
@@ -225,13 +238,34 @@ def _work(events: Sequence[StageEvent], *, work_s: float) -> Work:
     )
 
 
-def _task_outcomes(insights: Sequence[Insight]) -> tuple[TaskOutcomes, ...]:
-    num_ok = Counter(insight.task for insight in insights if insight.status == "ok")
-    num_all = Counter(insight.task for insight in insights)
-    return tuple(
-        TaskOutcomes(task=task, num_ok=num_ok[task], num_failed=number - num_ok[task])
-        for task, number in num_all.items()
+def _task_outcomes(facts: RunFacts) -> tuple[TaskOutcomes, ...]:
+    by_task: dict[str, list[Insight]] = defaultdict(list)
+    for insight in facts.insights:
+        by_task[insight.task].append(insight)
+    return tuple(_outcomes(task, insights, facts) for task, insights in by_task.items())
+
+
+def _outcomes(task: str, insights: Sequence[Insight], facts: RunFacts) -> TaskOutcomes:
+    answered = [insight for insight in insights if insight.status == "ok"]
+    scores = [json.loads(insight.value_json)["score"] for insight in answered] if task in facts.judges else []
+    return TaskOutcomes(
+        task=task,
+        num_ok=len(answered),
+        num_failed=len(insights) - len(answered),
+        num_broken=sum(insight.num_broken for insight in insights),
+        prompt_tokens=sum(insight.prompt_tokens for insight in insights),
+        completion_tokens=sum(insight.completion_tokens for insight in insights),
+        cost_usd=_cost_usd(insights, facts.prices),
+        judges=facts.judges.get(task),
+        mean_score=sum(scores) / len(scores) if scores else None,
     )
+
+
+def _cost_usd(insights: Sequence[Insight], prices: Mapping[str, PriceSpec]) -> float | None:
+    """What the answers cost, those included that were broken; None where a model has no price."""
+    if any(insight.model not in prices for insight in insights):
+        return None
+    return sum(prices[i.model].cost_usd(i.prompt_tokens, i.completion_tokens) for i in insights)
 
 
 def _most_common_first(counts: Counter[str]) -> dict[str, int]:
@@ -259,7 +293,7 @@ def render_json(report: Report) -> bytes:
         "unexpected": report.unexpected,
         "duplicated": report.duplicated,
         "failures": report.failures_by_code,
-        "insights": {t.task: {"num_ok": t.num_ok, "num_failed": t.num_failed} for t in report.tasks},
+        "insights": {t.task: _task_document(t) for t in report.tasks},
         "redactions": report.redactions_by_entity,
         "rates": {
             **_rates(report.overall, "wall_s"),
@@ -285,6 +319,24 @@ def render_json(report: Report) -> bytes:
         "spec": facts.spec,
     }
     return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "replace")
+
+
+def _task_document(task: TaskOutcomes) -> dict[str, Any]:
+    document = {
+        "num_ok": task.num_ok,
+        "num_failed": task.num_failed,
+        "num_broken": task.num_broken,
+        "prompt_tokens": task.prompt_tokens,
+        "completion_tokens": task.completion_tokens,
+        "cost_usd": task.cost_usd if task.cost_usd is None else round(task.cost_usd, 6),
+    }
+    if task.judges is None:
+        return document
+    return {
+        **document,
+        "judges": task.judges,
+        "mean_score": task.mean_score if task.mean_score is None else round(task.mean_score, 3),
+    }
 
 
 def _rates(work: Work, time_name: str) -> dict[str, float]:

@@ -4,28 +4,29 @@ python -m ray_jobs.run --input calls/ --output out/
 python -m ray_jobs.run --spec run.yaml --dry-run
 """
 
-import argparse
 import json
-import logging
 import os
 import secrets
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from rich.console import Console
 
 from ray_jobs import storage
+from ray_jobs.cli import run_job
 from ray_jobs.engines import weights
+from ray_jobs.engines.load_llm import check_llm
 from ray_jobs.engines.pii import check_ner_model
-from ray_jobs.errors import FatalError, PipelineError, SpecError
+from ray_jobs.errors import FatalError, SpecError
+from ray_jobs.intermediate import Intermediate
 from ray_jobs.ledger import Ledger
 from ray_jobs.progress import Progress, print_summary
 from ray_jobs.records import StageEvent, StartUp
@@ -33,12 +34,10 @@ from ray_jobs.recount import recount
 from ray_jobs.report import Report, RunFacts, build_report, render_html, render_json
 from ray_jobs.runtime import MemoryWatch, cpu_slots, engine_noise_to, gpu_slots, prepare_environment, ray_cluster
 from ray_jobs.settle import settle
-from ray_jobs.spec import STAGES, RunSpec, load_spec
+from ray_jobs.spec import RunSpec
 from ray_jobs.stages.analyse import check_tasks
-from spark_etl.plan import SPEECH_SHARE, Plan, make_plan, persist
-
-if TYPE_CHECKING:
-    from ray_jobs.pipeline import Pipeline
+from spark_etl.partition import SPEECH_SHARE
+from spark_etl.plan import Plan, make_plan, persist
 
 POLL_S = 1.0
 SHOWN_PARTITIONS = 20
@@ -67,20 +66,8 @@ class Measured:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Exit codes: 0 done; 1 calls are missing, every call failed or the run died; 2 a wrong spec."""
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    try:
-        spec = load_spec(options.spec, _overrides(options))
-        return run(spec, dry_run=options.dry_run, retry_failed=options.retry_failed)
-    except SpecError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the next run goes on after the last committed partition", file=sys.stderr)
-        return 130
+    about = "Transcribe, redact and analyse recorded calls. Run it again to finish what was interrupted."
+    return run_job(run, "ray_jobs.run", about, arguments)
 
 
 def run(spec: RunSpec, *, dry_run: bool = False, retry_failed: bool = False) -> int:
@@ -92,63 +79,101 @@ def run(spec: RunSpec, *, dry_run: bool = False, retry_failed: bool = False) -> 
     began_unix_s = time.time()
     ledger = Ledger(storage.normalise(spec.output.uri))
     plan = make_plan(spec, ledger, retry_failed=retry_failed)
-    check_stages(spec)
+    check_stages(spec, spec.stages)
     if dry_run:
-        print(describe(spec, plan))
+        print(describe(spec, plan, spec.stages))
         return 0
     storage.check_writable(ledger.output_uri)
-    run_id = time.strftime("%Y%m%dT%H%M%S", time.gmtime(began_unix_s)) + secrets.token_hex(2)
+    run_id = new_run_id(began_unix_s)
+    measured = Measured()
     if plan.nothing_to_do:
         print(f"nothing to do: all {len(plan.calls):,} calls are done", file=sys.stderr)
-        measured = Measured()
     else:
         persist(plan, ledger)
-        measured = execute(spec, plan, ledger, run_id)
+
+        def fused() -> Flow:
+            from ray_jobs.pipeline import Pipeline
+            from ray_jobs.sources import SparkSource
+
+            return Pipeline(spec, plan, ledger, run_id, spec.stages, SparkSource(spec))
+
+        measured = execute(spec, plan, spec.stages, run_id, fused)
     settle(ledger, plan.fingerprints["redact"])
+    Intermediate(spec).sweep()
     report = count(spec, plan, ledger, run_id, began_unix_s, measured)
     if not plan.nothing_to_do or not storage.exists(storage.join(ledger.output_uri, "report.json")):
         write_report(report, ledger)  # a run that did nothing leaves the report of the one that did
+    return conclude(report, ledger)
+
+
+def new_run_id(began_unix_s: float) -> str:
+    return time.strftime("%Y%m%dT%H%M%S", time.gmtime(began_unix_s)) + secrets.token_hex(2)
+
+
+def conclude(report: Report, ledger: Ledger) -> int:
+    """Show how the run went. Returns its exit code."""
     print_summary(report, ledger.output_uri)
     all_failed = report.num_calls > 0 and report.num_failed == report.num_calls
     return 0 if report.accounted and not all_failed else 1
 
 
-def check_stages(spec: RunSpec) -> None:
-    """Find what would stop a stage before any engine starts. Raises SpecError or ModelError naming it."""
-    weights.check(spec.asr.model, spec.asr.engine)
-    if spec.redact.removes_secrets:
+def check_stages(spec: RunSpec, stages: Sequence[str]) -> None:
+    """Find what would stop one of `stages` before any engine starts. Raises SpecError or ModelError naming it."""
+    if "asr" in stages:
+        weights.check(spec.asr.model, spec.asr.engine)
+    if "redact" in stages and spec.redact.removes_secrets:
         check_ner_model(spec.redact.ner_model)
         if spec.redact.hash_key_env and not os.environ.get(spec.redact.hash_key_env):
             raise SpecError(f"redact.hash_key_env: the environment has no {spec.redact.hash_key_env}")
-    if spec.analyses:
-        weights.check(spec.llm.model, spec.llm.engine)
+    if "analyse" in stages:
+        check_llm(spec.llm)
         check_tasks(spec.llm)
 
 
-def execute(spec: RunSpec, plan: Plan, ledger: Ledger, run_id: str) -> Measured:
-    """Run the stages over the plan's partitions until every one is committed.
+class Flow(Protocol):
+    """Stages at work on a connected Ray: ray_jobs.pipeline.Pipeline, or ETL by itself."""
+
+    def run(self) -> None:
+        """Block until every partition is through. Raises FatalError with the first cause where a stage gives up."""
+        ...
+
+    def events(self, start: int) -> list[StageEvent]:
+        """What the stages have done so far, from event `start` on."""
+        ...
+
+    def warnings(self, start: int) -> list[str]:
+        """What went wrong and was mended, one line each, from warning `start` on."""
+        ...
+
+    def startups(self) -> list[StartUp]: ...
+
+    def waiting_for(self) -> str:
+        """What is still starting up; empty once everything is there."""
+        ...
+
+
+def execute(spec: RunSpec, plan: Plan, stages: Sequence[str], run_id: str, flow: Callable[[], Flow]) -> Measured:
+    """Run `stages` over the plan's partitions; `flow` makes them once Ray is there.
 
     What the engines print goes to a log file, which is named where the run fails and removed where it does not.
     """
-    prepare_environment()
+    prepare_environment(stages)
     log = Path(tempfile.gettempdir()) / f"callmill-{run_id}.log"
     measured = Measured()
     try:
         with ExitStack() as stack:
             terminal = stack.enter_context(engine_noise_to(log))
             memory = stack.enter_context(MemoryWatch())
-            progress = stack.enter_context(_progress(spec, plan, Console(file=terminal)))
+            progress = stack.enter_context(_progress(plan, stages, Console(file=terminal)))
             began_unix_s = time.time()
             with progress.phase("ray"):
-                dashboard_url = stack.enter_context(ray_cluster(spec))
+                dashboard_url = stack.enter_context(ray_cluster(spec, stages))
             ray_start = StartUp(phase="ray", start_unix_s=began_unix_s, end_unix_s=time.time())
             progress.say(f"Ray dashboard: {dashboard_url}")
-            from ray_jobs.pipeline import Pipeline
-
-            pipeline = Pipeline(spec, plan, ledger, run_id)
-            with _followed(pipeline, progress, measured):
-                pipeline.run()
-            measured.startups = [ray_start, *pipeline.startups()]
+            flowing = flow()
+            with _followed(flowing, progress, measured):
+                flowing.run()
+            measured.startups = [ray_start, *flowing.startups()]
     except FatalError:
         print(f"what the engines printed is in {log}", file=sys.stderr)
         raise
@@ -157,9 +182,9 @@ def execute(spec: RunSpec, plan: Plan, ledger: Ledger, run_id: str) -> Measured:
     return measured
 
 
-def _progress(spec: RunSpec, plan: Plan, console: Console) -> Progress:
+def _progress(plan: Plan, stages: Sequence[str], console: Console) -> Progress:
     return Progress(
-        [stage for stage in STAGES if stage != "analyse" or spec.analyses],
+        stages,
         num_calls=sum(len(partition.calls) for partition in plan.partitions),
         num_partitions=len(plan.partitions),
         audio_s=sum(partition.expected_speech_s for partition in plan.partitions) / SPEECH_SHARE,
@@ -169,16 +194,16 @@ def _progress(spec: RunSpec, plan: Plan, console: Console) -> Progress:
 
 
 @contextmanager
-def _followed(pipeline: "Pipeline", progress: Progress, measured: Measured) -> Iterator[None]:
-    """Collect and draw the pipeline's events and warnings as they come in."""
+def _followed(flow: Flow, progress: Progress, measured: Measured) -> Iterator[None]:
+    """Collect and draw a flow's events and warnings as they come in."""
     ended = threading.Event()
 
     def take() -> None:
-        events = pipeline.events(len(measured.events))
-        warnings = pipeline.warnings(len(measured.warnings))
+        events = flow.events(len(measured.events))
+        warnings = flow.warnings(len(measured.warnings))
         measured.events.extend(events)
         measured.warnings.extend(warnings)
-        progress.update(events, note=pipeline.waiting_for())
+        progress.update(events, note=flow.waiting_for())
         for warning in warnings:
             progress.warn(warning)
 
@@ -218,6 +243,8 @@ def count(spec: RunSpec, plan: Plan, ledger: Ledger, run_id: str, began_unix_s: 
             startups=measured.startups,
             peak_memory_bytes=measured.peak_memory_bytes,
             call_files=spec.output.call_files,
+            judges={judge.name: judge.task for judge in spec.llm.judges},
+            prices=spec.llm.prices,
         )
     )
 
@@ -228,8 +255,8 @@ def write_report(report: Report, ledger: Ledger) -> None:
     storage.write_bytes(storage.join(ledger.output_uri, "report.html"), render_html(report))
 
 
-def describe(spec: RunSpec, plan: Plan) -> str:
-    """The plan, for a person: what --dry-run prints."""
+def describe(spec: RunSpec, plan: Plan, stages: Sequence[str]) -> str:
+    """The plan of some stages, for a person: what --dry-run prints."""
     todo = [call for partition in plan.partitions for call in partition.calls]
     lines = [
         f"input      {storage.normalise(spec.input.uri)}",
@@ -240,8 +267,8 @@ def describe(spec: RunSpec, plan: Plan) -> str:
         f"partitions {len(plan.partitions):,} ({len(plan.resumed):,} from an earlier run), skew {plan.skew:.2f}; "
         f"{len(plan.analyse_only):,} committed ones to analyse",
         f"ahead      at most {spec.max_uncommitted} uncommitted, {spec.wave_size} per wave of Spark",
-        f"actors     {_pools(spec)}",
-        f"slots      {cpu_slots(spec):g} CPU, {gpu_slots(spec):g} GPU",
+        f"actors     {_pools(spec, stages)}",
+        f"slots      {cpu_slots(spec, stages):g} CPU, {gpu_slots(spec, stages):g} GPU",
         f"stages     {', '.join(f'{stage} {fingerprint}' for stage, fingerprint in plan.fingerprints.items())}",
     ]
     for partition in plan.partitions[:SHOWN_PARTITIONS]:
@@ -252,11 +279,14 @@ def describe(spec: RunSpec, plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def _pools(spec: RunSpec) -> str:
-    pools: list[tuple[str, Any]] = [(f"asr {spec.asr.engine}", spec.asr.actors), ("redact", spec.redact.actors)]
-    if spec.analyses:
-        pools.append((f"llm {spec.llm.engine}", spec.llm.actors))
-    return ", ".join(f"{name} {pool.min_actors}-{pool.max_actors}" for name, pool in pools)
+def _pools(spec: RunSpec, stages: Sequence[str]) -> str:
+    pools: dict[str, tuple[str, Any]] = {
+        "asr": (f"asr {spec.asr.engine}", spec.asr.actors),
+        "redact": ("redact", spec.redact.actors),
+        "analyse": (f"llm {spec.llm.engine}", spec.llm.actors),
+    }
+    asked = [pools[stage] for stage in stages if stage in pools]
+    return ", ".join(f"{name} {pool.min_actors}-{pool.max_actors}" for name, pool in asked) or "none"
 
 
 def _versions() -> dict[str, str]:
@@ -267,27 +297,6 @@ def _versions() -> dict[str, str]:
         except ModuleNotFoundError:
             continue  # the GPU build of vLLM has another name than the CPU build
     return found
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m ray_jobs.run",
-        description="Transcribe, redact and analyse recorded calls. Run it again to finish what was interrupted.",
-        epilog="exit codes: 0 done, 1 calls are unaccounted for or all failed or the run died, 2 the spec is wrong",
-    )
-    parser.add_argument("--spec", type=Path, metavar="FILE", help="the run specification, YAML or JSON; see README")
-    parser.add_argument(
-        "--input", metavar="URI", help="recordings: a folder or s3:// prefix (over input.uri of the spec)"
-    )
-    parser.add_argument("--output", metavar="URI", help="where results go: a folder or s3:// prefix (over output.uri)")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and touch nothing")
-    parser.add_argument("--retry-failed", action="store_true", help="also retry calls that failed for good")
-    return parser
-
-
-def _overrides(options: argparse.Namespace) -> dict[str, Any]:
-    given = {"input.uri": options.input, "output.uri": options.output}
-    return {key: value for key, value in given.items() if value is not None}
 
 
 if __name__ == "__main__":

@@ -7,13 +7,13 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
 
 from ray_jobs.errors import FatalError
-from ray_jobs.spec import ActorSpec, RunSpec
+from ray_jobs.spec import STAGES, ActorSpec, RunSpec
 
 _OPENED_PACKAGES = (
     *(f"java.{name}" for name in ("lang", "lang.invoke", "lang.reflect", "io", "net", "nio", "math", "text")),
@@ -45,12 +45,12 @@ OBJECT_STORE_BYTES_PER_PARTITION = 3
 """Copies of a partition that a local object store leaves room for."""
 
 
-def prepare_environment() -> None:
+def prepare_environment(stages: Collection[str] = STAGES) -> None:
     """Set what Ray, Spark and their workers inherit. Call before any of them starts.
 
-    Raises FatalError where there is no JDK.
+    Raises FatalError where Spark is to run and there is no JDK.
     """
-    if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
+    if "etl" in stages and shutil.which("java") is None and "JAVA_HOME" not in os.environ:
         raise FatalError(
             "no java on PATH and no JAVA_HOME: Spark needs JDK 17 (Debian: apt-get install openjdk-17-jre-headless)"
         )
@@ -69,21 +69,37 @@ def slots(actors: ActorSpec) -> float:
     return actors.num_cpus * actors.min_actors
 
 
-def cpu_slots(spec: RunSpec) -> float:
-    """CPU slots that must be there for every stage to start."""
+def cpu_slots(spec: RunSpec, stages: Collection[str]) -> float:
+    """CPU slots that must be there for each of `stages` to start."""
     spark = spec.etl.spark
-    stages = slots(spec.asr.actors) + slots(spec.redact.actors) + (slots(spec.llm.actors) if spec.analyses else 0)
-    return stages + spark.num_executors * spark.cores_per_executor + 2 * SPARK_MASTER_CPUS
+    spark_slots = spark.num_executors * spark.cores_per_executor + 2 * SPARK_MASTER_CPUS
+    return sum(map(slots, _pools(spec, stages))) + (spark_slots if "etl" in stages else 0)
 
 
-def gpu_slots(spec: RunSpec) -> float:
-    """GPUs that must be there for every stage to start."""
-    pools = [spec.asr.actors, *([spec.llm.actors] if spec.analyses else [])]
-    return sum(pool.num_gpus * pool.min_actors for pool in pools)
+def gpu_slots(spec: RunSpec, stages: Collection[str]) -> float:
+    """GPUs that must be there for each of `stages` to start."""
+    return gpus_to_hold([pool.num_gpus for pool in _pools(spec, stages) for _ in range(pool.min_actors)])
+
+
+def gpus_to_hold(shares: Sequence[float]) -> float:
+    """GPUs that the shares of all actors take: a fraction lies on one GPU; first fit, the largest first."""
+    free: list[float] = []
+    for share in sorted((share for share in shares if 0 < share < 1), reverse=True):
+        fitting = next((i for i, room in enumerate(free) if share <= room), None)
+        if fitting is None:
+            fitting = len(free)
+            free.append(1.0)
+        free[fitting] = round(free[fitting] - share, 4)  # Ray counts in ten-thousandths
+    return sum(share for share in shares if share >= 1) + len(free)
+
+
+def _pools(spec: RunSpec, stages: Collection[str]) -> list[ActorSpec]:
+    pools = {"asr": spec.asr.actors, "redact": spec.redact.actors, "analyse": spec.llm.actors}
+    return [pool for stage, pool in pools.items() if stage in stages]
 
 
 @contextlib.contextmanager
-def ray_cluster(spec: RunSpec) -> Iterator[str]:
+def ray_cluster(spec: RunSpec, stages: Collection[str]) -> Iterator[str]:
     """Join the cluster this job runs on, or start a local one with as many CPU slots as the stages ask for.
 
     Yields the dashboard's URL. Raises FatalError where the stages can never be placed together.
@@ -93,7 +109,7 @@ def ray_cluster(spec: RunSpec) -> Iterator[str]:
     if _is_local():
         # slots are bookkeeping, not cores: on a small machine the stages share what there is
         context = ray.init(
-            num_cpus=max(os.cpu_count() or 1, math.ceil(cpu_slots(spec))),
+            num_cpus=max(os.cpu_count() or 1, math.ceil(cpu_slots(spec, stages))),
             object_store_memory=_object_store_bytes(spec),
             include_dashboard=True,
             logging_level=logging.ERROR,
@@ -102,7 +118,7 @@ def ray_cluster(spec: RunSpec) -> Iterator[str]:
     else:
         context = ray.init(address="auto", logging_level=logging.ERROR, log_to_driver=False)
     try:
-        _check_placeable(spec, ray.cluster_resources())
+        _check_placeable(spec, stages, ray.cluster_resources())
         yield f"http://{context.dashboard_url}"
     finally:
         ray.shutdown()
@@ -115,8 +131,8 @@ def _object_store_bytes(spec: RunSpec) -> int:
     return max(256 * 1024 * 1024, min(wanted, memory // 6))
 
 
-def _check_placeable(spec: RunSpec, resources: dict[str, float]) -> None:
-    needs = {"CPU": cpu_slots(spec), "GPU": gpu_slots(spec)}
+def _check_placeable(spec: RunSpec, stages: Collection[str], resources: dict[str, float]) -> None:
+    needs = {"CPU": cpu_slots(spec, stages), "GPU": gpu_slots(spec, stages)}
     for name, needed in needs.items():
         there = resources.get(name, 0.0)
         if needed > there and not os.environ.get("RAY_CLUSTER_AUTOSCALES"):

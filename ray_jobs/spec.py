@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ray_jobs import prompts
 from ray_jobs.errors import SpecError
+from ray_jobs.prompts import PromptFile
 
 AUDIO_GLOBS = tuple(
     f"**/*.{extension}"
@@ -28,6 +29,12 @@ STAGE_VERSIONS = {"etl": 1, "asr": 2, "redact": 1, "analyse": 1}
 """Raised by hand when a stage's code changes what it puts out for the same settings."""
 
 STAGES = tuple(STAGE_VERSIONS)
+
+TORCH_TYPES = ("auto", "float32", "bfloat16", "float16")
+"""Compute types of the engines that run on torch."""
+
+WAITING_CPUS = 0.1
+"""CPU slots of an actor that only waits for a server, unless the spec says otherwise."""
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -56,6 +63,14 @@ class OutputSpec(Section):
     call_files: bool = Field(
         default=True, description="also write calls/CALL_ID.{json,vtt,srt,txt}: many small objects at scale"
     )
+
+
+class IntermediateSpec(Section):
+    """Where staged jobs keep partitions between ETL and ASR: audio, with all that callers said."""
+
+    uri: str | None = Field(default=None, description="folder or prefix; null: OUTPUT/_callmill/partitions")
+    lifetime_days: Positive = Field(default=7.0, description="whatever job comes next deletes what is older")
+    kms_key_id: str | None = Field(default=None, description="KMS key that S3 is to encrypt it under")
 
 
 class ChannelSpec(Section):
@@ -114,10 +129,21 @@ class ActorSpec(Section):
             raise ValueError(f"min_actors {self.min_actors} is above max_actors {self.max_actors}")
         return self
 
+    @field_validator("num_gpus")
+    @classmethod
+    def _whole_above_one(cls, num_gpus: float) -> float:
+        if num_gpus > 1 and num_gpus != int(num_gpus):
+            raise ValueError("above 1 it is a whole number: an actor has a part of one GPU, or several of its own")
+        return num_gpus
+
 
 class AsrSpec(Section):
-    engine: Literal["faster_whisper", "whisper_torch"] = "faster_whisper"
-    model: str = Field(default="whisper-base", description="a packaged name, a folder, an s3:// prefix or a hub id")
+    engine: Literal["faster_whisper", "whisper_torch", "whisper_vllm", "ctc_torch"] = "faster_whisper"
+    model: str = Field(
+        default="whisper-base",
+        description="a packaged name, a folder, an s3:// prefix or a hub id; for ctc_torch a folder or prefix of "
+        "ctc.json and model.safetensors or model.pt",
+    )
     language: str | None = Field(default="en", description="ISO 639-1 code; null detects it per channel")
     beam_size: Count = 1
     compute_type: str = Field(default="auto", description="auto: what the engine does best on its device")
@@ -128,6 +154,18 @@ class AsrSpec(Section):
         None, "windows decoded together; null: 16, and for whisper_torch on a GPU as many as its memory holds"
     )
     actors: ActorSpec = _tuning(ActorSpec(), "the pool of engines")
+
+    @model_validator(mode="after")
+    def _engine_can(self) -> "AsrSpec":
+        if self.timestamps and self.engine != "whisper_torch":
+            raise ValueError(f"timestamps: {self.engine} has no such choice; set false, or engine whisper_torch")
+        if self.engine == "faster_whisper":
+            return self
+        if self.beam_size != 1 and self.engine != "whisper_torch":
+            raise ValueError(f"beam_size {self.beam_size}: {self.engine} decodes greedily; set 1, or whisper_torch")
+        if self.compute_type not in TORCH_TYPES:
+            raise ValueError(f"compute_type {self.compute_type}: {self.engine} takes {', '.join(TORCH_TYPES)}")
+        return self
 
 
 Entity = Literal[
@@ -183,25 +221,96 @@ class RedactSpec(Section):
         return self
 
 
-class TaskSpec(Section):
-    """One question asked of every redacted transcript."""
+class PromptUse(Section):
+    """A prompt, and the name its answers are stored under."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-    prompt: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*/v[0-9]+$")] = Field(
-        description="NAME/vN of a file in ray_jobs/prompts"
+    prompt: str = Field(
+        description="NAME/vN of a file in ray_jobs/prompts, mlflow:NAME/VERSION, or a YAML file of the same form, "
+        "its path relative to the spec's"
     )
+    prompt_text: str | None = Field(
+        default=None, description="the content of a prompt from elsewhere: read with the spec, so that it travels along"
+    )
+    max_tokens: Count | None = Field(default=None, description="budget of an answer; null: what the prompt hints")
+
+    @property
+    def file(self) -> PromptFile:
+        """The prompt. Raises SpecError where there is none, or a wrong one."""
+        return prompts.load(self.prompt) if self.prompt_text is None else prompts.parse(self.prompt, self._content)
+
+    @property
+    def budget(self) -> int:
+        """Most tokens of an answer."""
+        return self.max_tokens or self.file.max_tokens
+
+    @property
+    def _content(self) -> bytes:
+        return (self.prompt_text or "").encode()
+
+
+class TaskSpec(PromptUse):
+    """One question asked of every redacted transcript."""
+
     labels: tuple[str, ...] = Field(default=(), description="the allowed answers, where the prompt asks for a label")
-    max_tokens: Count = 256
+
+
+class EndpointSpec(Section):
+    """An OpenAI-compatible server, and how hard it may be asked."""
+
+    url: Annotated[str, Field(pattern=r"^https?://[^/]")] = Field(
+        description="http:// or https://, up to before /chat/completions; mostly it ends in /v1"
+    )
+    api_key_env: str | None = Field(
+        default=None, description="environment variable, on the actors' nodes, that holds the key; null sends none"
+    )
+    timeout_s: Positive = Field(default=120.0, description="one attempt, from connecting to the last byte")
+    max_concurrency: Count = Field(default=32, description="requests under way at once, per actor")
+    max_attempts: Count = 5
+    backoff_s: Positive = Field(default=1.0, description="pause before the second attempt; it doubles from there")
+
+
+class JudgeSpec(PromptUse):
+    """A model's score, 1 to 5 with a reason, for every answer to a task."""
+
+    task: str = Field(description="name of the task whose answers are judged")
+    prompt: str = Field(default="judge/v1", description="as a task's; its kind is judge")
+    rubric: str = Field(
+        default="Is it true to the transcript, complete, and free of what was not said?",
+        description="what makes an answer good",
+    )
+    endpoint: EndpointSpec | None = _tuning(None, "a server of the judge's own; null: the model that answered judges")
+    model: str | None = Field(default=None, description="the name that server has for its model")
+    context_tokens: Count = Field(default=4096, description="longest prompt plus completion of that model")
+
+    @model_validator(mode="after")
+    def _model_has_its_server(self) -> "JudgeSpec":
+        if (self.model is None) != (self.endpoint is None):
+            raise ValueError("a judge with a model of its own needs both model and endpoint")
+        return self
+
+
+class PriceSpec(Section):
+    """US dollars per million tokens."""
+
+    prompt_usd: Annotated[float, Field(ge=0)]
+    completion_usd: Annotated[float, Field(ge=0)]
+
+    def cost_usd(self, prompt_tokens: int, completion_tokens: int) -> float:
+        return (prompt_tokens * self.prompt_usd + completion_tokens * self.completion_usd) / 1e6
 
 
 class LlmSpec(Section):
-    engine: Literal["vllm_local", "none"] = "vllm_local"
+    engine: Literal["vllm_local", "openai_endpoint", "none"] = "vllm_local"
     model: str = Field(
-        default="smollm2-135m-instruct", description="a packaged name, a folder, an s3:// prefix or a hub id"
+        default="smollm2-135m-instruct",
+        description="a packaged name, a folder, an s3:// prefix or a hub id; the name an endpoint has for it",
     )
+    endpoint: EndpointSpec | None = _tuning(None, "where the engine openai_endpoint finds its server")
     seed: int = 0
     repetition_penalty: Annotated[float, Field(ge=1, le=2)] = Field(
-        default=1.1, description="above 1 keeps small models from saying one sentence over and over"
+        default=1.1,
+        description="above 1 keeps small models from saying one sentence over and over; not sent to an endpoint",
     )
     context_tokens: Count = Field(default=4096, description="longest prompt plus completion")
     tasks: tuple[TaskSpec, ...] = (
@@ -213,20 +322,70 @@ class LlmSpec(Section):
             max_tokens=64,
         ),
     )
-    kv_cache_gib: Positive = _tuning(1.0, "memory for attention keys and values, on a CPU")
+    judges: tuple[JudgeSpec, ...] = ()
+    prices: dict[str, PriceSpec] = _tuning(
+        {}, "what a model's tokens cost, by its name; for the report and the metrics"
+    )
+    kv_cache_gib: Positive | None = _tuning(
+        None, "memory for attention keys and values; null: 1 on a CPU, on a GPU what gpu_memory_fraction leaves"
+    )
     gpu_memory_fraction: Annotated[float, Field(gt=0, le=1)] = _tuning(
         0.9, "share of the GPU's memory this engine may take"
     )
     max_batch: Count = _tuning(32, "requests decoded together")
     actors: ActorSpec = _tuning(ActorSpec(), "the pool of engines")
 
-    @field_validator("tasks")
+    @model_validator(mode="before")
     @classmethod
-    def _names_differ(cls, tasks: tuple[TaskSpec, ...]) -> tuple[TaskSpec, ...]:
-        names = [task.name for task in tasks]
+    def _waiting_takes_no_core(cls, document: Any) -> Any:
+        """The default of `actors` is for an engine that computes; one that waits leaves the cores to others."""
+        if isinstance(document, dict) and document.get("engine") == "openai_endpoint":
+            return {"actors": {"num_cpus": WAITING_CPUS}, **document}
+        return document
+
+    @model_validator(mode="after")
+    def _engine_has_its_endpoint(self) -> "LlmSpec":
+        if self.engine == "openai_endpoint":
+            if self.endpoint is None:
+                raise ValueError("engine openai_endpoint needs endpoint: {url: http://HOST:PORT/v1}")
+            if self.actors.num_gpus:
+                raise ValueError("actors.num_gpus: engine openai_endpoint runs no model here; leave it at 0")
+        elif self.endpoint is not None:
+            raise ValueError(f"endpoint: engine {self.engine} asks no server; set engine: openai_endpoint")
+        return self
+
+    @model_validator(mode="after")
+    def _leaves_room_on_its_gpu(self) -> "LlmSpec":
+        share = self.actors.num_gpus
+        if self.engine == "vllm_local" and 0 < share < 1 and self.gpu_memory_fraction > share:
+            raise ValueError(
+                f"gpu_memory_fraction {self.gpu_memory_fraction} is above actors.num_gpus {share}: vLLM would take "
+                "memory of the engines it shares the GPU with; lower it"
+            )
+        return self
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that answer, the tasks' own first."""
+        return tuple(dict.fromkeys([self.model, *(judge.model for judge in self.judges if judge.model)]))
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> "LlmSpec":
+        tasks = [task.name for task in self.tasks]
+        names = tasks + [judge.name for judge in self.judges]
         if len(set(names)) < len(names):
             raise ValueError(f"two tasks share a name: {', '.join(names)}")
-        return tasks
+        for judge in self.judges:
+            if judge.task not in tasks:
+                raise ValueError(
+                    f"judges: {judge.name} judges task {judge.task}; there are {', '.join(tasks) or 'none'}"
+                )
+        for model in self.prices:
+            if model not in self.models:
+                raise ValueError(
+                    f"prices: model {model} answers nothing in this run; there are {', '.join(self.models)}"
+                )
+        return self
 
 
 class RunSpec(Section):
@@ -234,6 +393,7 @@ class RunSpec(Section):
 
     input: InputSpec
     output: OutputSpec = OutputSpec()
+    intermediate: IntermediateSpec = IntermediateSpec()
     channels: ChannelSpec = ChannelSpec()
     etl: EtlSpec = EtlSpec()
     asr: AsrSpec = AsrSpec()
@@ -254,9 +414,18 @@ class RunSpec(Section):
         return self.etl.spark.num_executors * self.etl.spark.cores_per_executor
 
     @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages of this run, in order."""
+        return tuple(stage for stage in STAGES if stage != "analyse" or self.analyses)
+
+    def max_ahead(self, wave_size: int) -> int:
+        """Most partitions between a source that prepares `wave_size` at once and the ledger."""
+        return self.partitions_ahead or 2 * self.asr.actors.max_actors + wave_size
+
+    @property
     def max_uncommitted(self) -> int:
         """Most partitions between Spark and the ledger."""
-        return self.partitions_ahead or 2 * self.asr.actors.max_actors + self.wave_size
+        return self.max_ahead(self.wave_size)
 
     @model_validator(mode="after")
     def _wave_fits(self) -> "RunSpec":
@@ -267,14 +436,20 @@ class RunSpec(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _key_is_for_s3(self) -> "RunSpec":
+        if self.intermediate.kms_key_id and not (self.intermediate.uri or self.output.uri).startswith("s3://"):
+            raise ValueError("intermediate.kms_key_id: only S3 encrypts; give an s3:// intermediate.uri, or no key")
+        return self
+
     def fingerprints(self) -> dict[str, str]:
         """Stage name to fingerprint (16 hex digits), chained in the order of STAGES.
 
         Raises SpecError where a task names a prompt that does not exist.
         """
         analyse = _shape(self.llm)
-        versions = [task.prompt for task in self.llm.tasks] + [prompts.CONDENSE]
-        analyse["prompts"] = {version: prompts.load(version).content_hash for version in versions}
+        files = [use.file for use in (*self.llm.tasks, *self.llm.judges)] + [prompts.load(prompts.CONDENSE)]
+        analyse["prompts"] = {file.version: file.content_hash for file in files}
         shapes = {
             "etl": _shape(self.etl),
             "asr": {**_shape(self.asr), "channels": _shape(self.channels)},
@@ -295,14 +470,23 @@ def load_spec(path: Path | None, overrides: dict[str, Any] | None = None) -> Run
 
     Raises SpecError with one line per mistake: the key, what is wrong, the nearest valid key.
     """
-    return parse_spec(_read(path) if path is not None else {}, overrides, source=str(path or "command line"))
+    if path is None:
+        return parse_spec({}, overrides, source="command line")
+    return parse_spec(_read(path), overrides, source=str(path), folder=path.parent)
 
 
-def parse_spec(document: dict[str, Any], overrides: dict[str, Any] | None = None, *, source: str = "spec") -> RunSpec:
-    """Validate a document; see `load_spec`."""
+def parse_spec(
+    document: dict[str, Any],
+    overrides: dict[str, Any] | None = None,
+    *,
+    source: str = "spec",
+    folder: Path = Path(),
+) -> RunSpec:
+    """Validate a document; see `load_spec`. Prompt files are looked for in `folder` and become part of the spec."""
     merged = json.loads(json.dumps(document))
     for dotted, value in (overrides or {}).items():
         _put(merged, dotted, value)
+    _read_prompts(merged, folder)
     try:
         spec = RunSpec.model_validate(merged)
         spec.fingerprints()
@@ -329,7 +513,20 @@ def _put(document: dict[str, Any], dotted: str, value: Any) -> None:
     *parents, last = dotted.split(".")
     for parent in parents:
         document = document.setdefault(parent, {})
+        if not isinstance(document, dict):
+            raise SpecError(f"{dotted}: {parent} holds {document!r}, not a mapping with keys of its own")
     document[last] = value
+
+
+def _read_prompts(document: dict[str, Any], folder: Path) -> None:
+    """Put the content of prompts that only this machine has into the document; what else is wrong is found later."""
+    llm = document.get("llm")
+    for key in ("tasks", "judges"):
+        uses = llm.get(key) if isinstance(llm, dict) else None
+        for use in uses if isinstance(uses, list) else ():
+            prompt = use.get("prompt") if isinstance(use, dict) else None
+            if isinstance(prompt, str) and not prompts.is_released(prompt) and use.get("prompt_text") is None:
+                use["prompt_text"] = prompts.read(prompt, folder)
 
 
 def _explain(error: Any, document: dict[str, Any]) -> str:
@@ -347,22 +544,29 @@ def _explain(error: Any, document: dict[str, Any]) -> str:
 
 
 def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
-    """The model whose keys `location` lies in; list indices are passed over."""
+    """The model whose keys `location` lies in; list indices and names of your own are passed over."""
     model: type[BaseModel] = RunSpec
     for part in location:
-        if isinstance(part, str):
-            model = _model_of(model.model_fields[part].annotation)
+        field = model.model_fields.get(str(part))
+        model = (field and _model_of(field.annotation)) or model
     return model
 
 
-def _model_of(annotation: Any) -> type[BaseModel]:
+def _model_of(annotation: Any) -> type[BaseModel] | None:
+    """The section in a field's type, however it is wrapped."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next(_model_of(inner) for inner in annotation.__args__ if inner is not Ellipsis)
+    return next(filter(None, map(_model_of, get_args(annotation))), None)
 
 
 def _shape(section: Section) -> dict[str, Any]:
     """The settings of a section that shape its stage's output."""
     fields = type(section).model_fields
     tuning = {name for name, field in fields.items() if (field.json_schema_extra or {}).get("tuning")}  # type: ignore[union-attr]
-    return section.model_dump(mode="json", exclude=tuning)
+    return {name: _shape_of(getattr(section, name)) for name in fields if name not in tuning}
+
+
+def _shape_of(value: Any) -> Any:
+    if isinstance(value, Section):
+        return _shape(value)
+    return [_shape_of(item) for item in value] if isinstance(value, tuple) else value

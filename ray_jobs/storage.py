@@ -7,20 +7,38 @@ built-in FileNotFoundError and PermissionError, and RetryableError for what may 
 
 import functools
 import os
+import random
 import tempfile
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
 from ray_jobs.errors import OutputError, RetryableError, SpecError
+from ray_jobs.keyspace import Page, list_in_parallel
 
 READ_THREADS = 32
 
+PART_BYTES = 8 * 1024 * 1024
+"""A larger object is read in parts of this size, PART_THREADS of them at once."""
+
+PART_THREADS = 8
+
+PUBLIC, PRIVATE = 0o644, 0o600  # modes of local files
+
+LIST_THREADS = 16
+"""Pages of an S3 listing asked for at once; parsing them takes a core at about this many."""
+
 MAX_ATTEMPTS = 8
 """Tries of one S3 request, with growing pauses, where the store throttles or does not answer."""
+
+PAUSE_S = 0.1
+"""Longest pause before a broken-off answer is asked for again; it doubles with each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +48,7 @@ class ObjectInfo:
     uri: str
     size_bytes: int
     version: str
+    modified_unix_s: float
 
 
 class ChangedError(Exception):
@@ -74,7 +93,7 @@ def stat(uri: str) -> ObjectInfo:
     if not is_s3(uri):
         return _local_info(uri, os.stat(uri))
     head = _s3(uri, lambda s3, where: s3.head_object(**where))
-    return ObjectInfo(uri=uri, size_bytes=head["ContentLength"], version=head["ETag"].strip('"'))
+    return _s3_info(uri, head["ContentLength"], head)
 
 
 def exists(uri: str) -> bool:
@@ -87,24 +106,34 @@ def exists(uri: str) -> bool:
 
 
 def read_bytes(uri: str, *, version: str | None = None) -> bytes:
-    """The whole object. Raises ChangedError where `version` is given and no longer the stored one."""
+    """The whole object, a large one in parallel parts of one version.
+
+    Raises ChangedError where `version` is given and no longer the stored one, or the object changes meanwhile.
+    """
     if is_s3(uri):
-        condition = {"IfMatch": f'"{version}"'} if version else {}
-        data: bytes = _s3(uri, lambda s3, where: s3.get_object(**where, **condition)["Body"].read())
-        return data
+        first = _get(uri, 0, PART_BYTES, version)
+        return b"".join([first.data, *_rest(uri, first)])
     with open(uri, "rb") as file:
         if version and _local_info(uri, os.fstat(file.fileno())).version != version:
             raise ChangedError(uri)
         return file.read()
 
 
+def download(uri: str, path: Path, *, version: str | None = None) -> None:
+    """`read_bytes` into a local file, with no more than a few parts in memory."""
+    if not is_s3(uri):
+        path.write_bytes(read_bytes(uri, version=version))
+        return
+    first = _get(uri, 0, PART_BYTES, version)
+    with path.open("wb") as file:
+        file.write(first.data)
+        file.writelines(_rest(uri, first))
+
+
 def read_head(uri: str, num_bytes: int) -> bytes:
     """The first bytes of an object; fewer where it is shorter."""
     if is_s3(uri):
-        data: bytes = _s3(
-            uri, lambda s3, where: s3.get_object(**where, Range=f"bytes=0-{num_bytes - 1}")["Body"].read()
-        )
-        return data
+        return _get(uri, 0, num_bytes, None).data
     with open(uri, "rb") as file:
         return file.read(num_bytes)
 
@@ -120,15 +149,23 @@ def write_bytes(uri: str, data: bytes) -> None:
     if is_s3(uri):
         _s3(uri, lambda s3, where: s3.put_object(**where, Body=data))
         return
-    temporary = _write_beside(uri, data)
-    os.replace(temporary, uri)
+    os.replace(_write_beside(uri, data, PUBLIC), uri)
+
+
+def write_private(uri: str, data: bytes, *, kms_key_id: str | None = None) -> None:
+    """`write_bytes` for what only its owner may read: mode 0600 on disk; on S3 under the key, where one is given."""
+    if is_s3(uri):
+        encryption = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key_id} if kms_key_id else {}
+        _s3(uri, lambda s3, where: s3.put_object(**where, Body=data, **encryption))
+        return
+    os.replace(_write_beside(uri, data, PRIVATE), uri)
 
 
 def create_bytes(uri: str, data: bytes) -> bool:
     """Put an object only where there is none; False where there was one. Of several writers, one gets True."""
     if is_s3(uri):
         return bool(_s3(uri, lambda s3, where: s3.put_object(**where, Body=data, IfNoneMatch="*"), exists=False))
-    temporary = _write_beside(uri, data)
+    temporary = _write_beside(uri, data, PUBLIC)
     try:
         os.link(temporary, uri)  # unlike rename, fails where the name is taken
     except FileExistsError:
@@ -166,21 +203,35 @@ def _list_local(root: str) -> Iterator[ObjectInfo]:
     if os.path.isfile(root):
         yield _local_info(root, os.stat(root))
         return
-    for folder, folders, names in os.walk(root):
-        folders.sort()
-        for name in sorted(names):
-            path = os.path.join(folder, name)
-            try:
-                yield _local_info(path, os.stat(path))
-            except FileNotFoundError:
-                continue  # gone between the listing and the look, or a dangling link
+    yield from _walk(root)
+
+
+def _walk(folder: str) -> Iterator[ObjectInfo]:
+    try:
+        with os.scandir(folder) as scan:
+            entries = sorted(scan, key=lambda entry: entry.name + "/" * entry.is_dir())
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        try:
+            if not entry.is_dir():
+                yield _local_info(entry.path, entry.stat())
+            elif not entry.is_symlink():
+                yield from _walk(entry.path)
+        except FileNotFoundError:
+            continue  # gone between the listing and the look, or a dangling link
 
 
 def _local_info(path: str, status: os.stat_result) -> ObjectInfo:
-    return ObjectInfo(uri=path, size_bytes=status.st_size, version=f"{status.st_size}-{status.st_mtime_ns}")
+    return ObjectInfo(
+        uri=path,
+        size_bytes=status.st_size,
+        version=f"{status.st_size}-{status.st_mtime_ns}",
+        modified_unix_s=status.st_mtime,
+    )
 
 
-def _write_beside(path: str, data: bytes) -> str:
+def _write_beside(path: str, data: bytes, mode: int) -> str:
     """A complete, synced temporary file in the folder of `path`."""
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
@@ -189,7 +240,7 @@ def _write_beside(path: str, data: bytes) -> str:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    os.chmod(temporary, 0o644)
+    os.chmod(temporary, mode)
     return temporary
 
 
@@ -200,10 +251,24 @@ def _write_beside(path: str, data: bytes) -> str:
 def _client(process_id: int) -> Any:
     """One client per process: boto3's connections do not survive a fork."""
     import boto3
+    import botocore.session
     from botocore.config import Config
 
+    session: Any = botocore.session.get_session()
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_time)
     retries: Any = {"mode": "adaptive", "max_attempts": MAX_ATTEMPTS}
-    return boto3.client("s3", config=Config(retries=retries, max_pool_connections=READ_THREADS))
+    config = Config(retries=retries, max_pool_connections=READ_THREADS)
+    return boto3.Session(botocore_session=session).client("s3", config=config)
+
+
+def _parse_time(value: Any) -> datetime:
+    """botocore's own way takes three quarters of the time of parsing a listing."""
+    from botocore.utils import parse_timestamp
+
+    try:
+        return datetime.fromisoformat(value)
+    except (TypeError, ValueError):  # a number, or a header's date
+        return parse_timestamp(value)
 
 
 def _bucket_key(uri: str) -> dict[str, str]:
@@ -213,7 +278,7 @@ def _bucket_key(uri: str) -> dict[str, str]:
 
 def _s3(uri: str, call: Callable[[Any, dict[str, str]], Any], exists: Any = None) -> Any:
     """Run one S3 call, its errors in the terms of this module; `exists` is the answer to a failed IfNoneMatch."""
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
     try:
         return call(_client(os.getpid()), _bucket_key(uri))
@@ -223,13 +288,82 @@ def _s3(uri: str, call: Callable[[Any, dict[str, str]], Any], exists: Any = None
         if status == 412 and exists is not None:
             return exists
         raise _translate(uri, code, status) from None
+    except NoCredentialsError:
+        raise PermissionError(13, "no S3 credentials; set AWS_PROFILE or AWS_ACCESS_KEY_ID", uri) from None
     except BotoCoreError as error:
         raise RetryableError(f"{uri}: {' '.join(str(error).split())}") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Piece:
+    """Some bytes of an object, the size of the whole, and the version they are of."""
+
+    data: bytes
+    total_bytes: int
+    version: str
+
+
+def _get(uri: str, start: int, num_bytes: int, version: str | None) -> _Piece:
+    """At most `num_bytes` of an object from `start` on."""
+    condition = {"IfMatch": f'"{version}"'} if version else {}
+
+    def get(s3: Any, where: dict[str, str]) -> _Piece:
+        ask = functools.partial(s3.get_object, Range=f"bytes={start}-{start + num_bytes - 1}", **where, **condition)
+        answer, data = _read_body(ask)
+        total_bytes = int(answer["ContentRange"].rpartition("/")[2]) if "ContentRange" in answer else len(data)
+        return _Piece(data=data, total_bytes=total_bytes, version=answer["ETag"].strip('"'))
+
+    try:
+        piece: _Piece = _s3(uri, get)
+        return piece
+    except _EmptyError:
+        return _Piece(data=b"", total_bytes=0, version="")
+
+
+def _read_body(ask: Callable[[], Any]) -> tuple[Any, bytes]:
+    """An answer and its body; asked for again where the body breaks off, which botocore leaves to its callers."""
+    from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+
+    for attempt in range(MAX_ATTEMPTS - 1):
+        answer = ask()
+        try:
+            return answer, answer["Body"].read()
+        except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
+            time.sleep(random.uniform(0, PAUSE_S * 2**attempt))
+    answer = ask()
+    return answer, answer["Body"].read()
+
+
+def _rest(uri: str, first: _Piece) -> Iterator[bytes]:
+    """The parts of an object after its first, in order and of its version; read some parts ahead, in parallel."""
+    ahead: deque[Future[_Piece]] = deque()
+    try:
+        for start in range(len(first.data), first.total_bytes, PART_BYTES):
+            ahead.append(_part_readers(os.getpid()).submit(_get, uri, start, PART_BYTES, first.version))
+            if len(ahead) == PART_THREADS:
+                yield ahead.popleft().result().data
+        while ahead:
+            yield ahead.popleft().result().data
+    finally:
+        for part in ahead:
+            part.cancel()
+
+
+@functools.cache
+def _part_readers(process_id: int) -> ThreadPoolExecutor:
+    """One pool per process, so that however many objects are read at once, the parts under way are bounded."""
+    return ThreadPoolExecutor(PART_THREADS, thread_name_prefix="s3-parts")
+
+
+class _EmptyError(Exception):
+    """A range was asked of an object that has no byte."""
 
 
 def _translate(uri: str, code: str, status: int) -> Exception:
     if status == 412:
         return ChangedError(uri)
+    if status == 416:
+        return _EmptyError(uri)
     if status == 404:
         return FileNotFoundError(2, f"no such object ({code})", uri)
     if status in (401, 403):
@@ -239,14 +373,26 @@ def _translate(uri: str, code: str, status: int) -> Exception:
 
 def _list_s3(uri: str) -> Iterator[ObjectInfo]:
     where = _bucket_key(uri)
-    prefix = where["Key"] + "/" if where["Key"] else ""
-    token: dict[str, str] = {}
-    while True:
-        page = _s3(uri, lambda s3, at, t=token: s3.list_objects_v2(Bucket=at["Bucket"], Prefix=prefix, **t))  # type: ignore[misc]
-        for item in page.get("Contents", ()):
-            if not item["Key"].endswith("/"):
-                name = f"s3://{where['Bucket']}/{item['Key']}"
-                yield ObjectInfo(uri=name, size_bytes=item["Size"], version=item["ETag"].strip('"'))
-        if not page["IsTruncated"]:
-            return
-        token = {"ContinuationToken": page["NextContinuationToken"]}
+    bucket, prefix = where["Bucket"], where["Key"] + "/" if where["Key"] else ""
+
+    def page_after(key: str) -> Page[ObjectInfo]:
+        after = {"StartAfter": key} if key else {}
+        page = _s3(uri, lambda s3, _: s3.list_objects_v2(Bucket=bucket, Prefix=prefix, **after))
+        contents = page.get("Contents", [])
+        return Page(
+            keys=[item["Key"] for item in contents],
+            items=[_s3_info(f"s3://{bucket}/{item['Key']}", item["Size"], item) for item in contents],
+            is_last=not page["IsTruncated"],
+        )
+
+    listed = list_in_parallel(page_after, prefix, LIST_THREADS)
+    return (info for info in listed if not info.uri.endswith("/"))
+
+
+def _s3_info(uri: str, size_bytes: int, answer: Any) -> ObjectInfo:
+    return ObjectInfo(
+        uri=uri,
+        size_bytes=size_bytes,
+        version=answer["ETag"].strip('"'),
+        modified_unix_s=answer["LastModified"].timestamp(),
+    )

@@ -5,7 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from ray_jobs import storage
 from ray_jobs.errors import CallError, RetryableError
+from ray_jobs.intermediate import Intermediate
 from ray_jobs.ledger import Partition
-from ray_jobs.records import AUDIO_SCHEMA, Call, CallAudio, Failure, audio_to_table
+from ray_jobs.records import AUDIO_SCHEMA, Call, StageEvent, audio_to_table
 from ray_jobs.spec import EtlSpec, SparkSpec
 
 if TYPE_CHECKING:
@@ -32,6 +33,21 @@ WAVE_SCHEMA = pa.schema(
     ]
 )
 """AUDIO_SCHEMA, and when and where the partition was prepared (the same in each of its rows)."""
+
+EVENT_SCHEMA = pa.schema(
+    [
+        ("partition_id", pa.string()),
+        ("stage", pa.string()),
+        ("start_unix_s", pa.float64()),
+        ("end_unix_s", pa.float64()),
+        ("num_calls", pa.int32()),
+        ("num_failed", pa.int32()),
+        ("audio_s", pa.float64()),
+        ("speech_s", pa.float64()),
+        ("worker", pa.string()),
+    ]
+)
+"""One StageEvent: what a task that stores its partition sends to the driver."""
 
 
 def start_spark(spark: SparkSpec, master_cpus: float) -> "SparkSession":
@@ -78,9 +94,24 @@ def prepare_wave(spark: "SparkSession", partitions: Sequence[Partition], etl: Et
     """
     from pyspark.sql.pandas.types import from_arrow_schema
 
+    return _keys(spark, partitions).mapInArrow(partial(_prepare, etl=etl), from_arrow_schema(WAVE_SCHEMA))
+
+
+def store_wave(
+    spark: "SparkSession", partitions: Sequence[Partition], etl: EtlSpec, intermediate: Intermediate, run_id: str
+) -> list[StageEvent]:
+    """Prepare partitions and store each from the task that prepared it; only what was done comes back."""
+    from pyspark.sql.pandas.types import from_arrow_schema
+
+    store = partial(_store, etl=etl, intermediate=intermediate, run_id=run_id)
+    events = _keys(spark, partitions).mapInArrow(store, from_arrow_schema(EVENT_SCHEMA))
+    return [StageEvent(**row.asDict()) for row in events.collect()]
+
+
+def _keys(spark: "SparkSession", partitions: Sequence[Partition]) -> "DataFrame":
+    """One row and one task per partition: its calls, as JSON."""
     plans = [(json.dumps(asdict(partition)),) for partition in partitions]
-    keys = spark.createDataFrame(spark.sparkContext.parallelize(plans, len(plans)), "plan string")
-    return keys.mapInArrow(partial(_prepare, etl=etl), from_arrow_schema(WAVE_SCHEMA))
+    return spark.createDataFrame(spark.sparkContext.parallelize(plans, len(plans)), "plan string")
 
 
 def cache_wave(spark: "SparkSession", partitions: Sequence[Partition], etl: EtlSpec) -> CachedWave:
@@ -123,6 +154,16 @@ def num_cached(spark: "SparkSession") -> int:
     return sum(info.numCachedPartitions() for info in spark.sparkContext._jsc.sc().getRDDStorageInfo())
 
 
+def explain(error: Exception) -> str:
+    """One line; of an error in Spark's JVM, that error's own first line."""
+    java = getattr(error, "java_exception", None)
+    text = str(java) if java is not None else f"{type(error).__name__}: {error}"
+    line = (text.strip().splitlines() or ["no message"])[0]
+    if "RayActorException" in line:  # what JDK 17 does to RayDP's master without the module opens
+        line += " (do all nodes of the cluster have JDK_JAVA_OPTIONS set as images/ray-cpu does?)"
+    return line
+
+
 def _raydp(spark: "SparkSession") -> Any:
     jvm: Any = spark.sparkContext._jvm
     return jvm.org.apache.spark.sql.raydp.ObjectStoreWriter
@@ -134,17 +175,28 @@ def _prepare(batches: Iterator[pa.RecordBatch], etl: EtlSpec) -> Iterator[pa.Rec
             yield from prepared_table(plan, etl).to_batches()
 
 
+def _store(
+    batches: Iterator[pa.RecordBatch], etl: EtlSpec, intermediate: Intermediate, run_id: str
+) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        for plan in batch.column("plan").to_pylist():
+            partition = Partition.from_document(json.loads(plan))
+            table = prepared_table(plan, etl)
+            failures = table.filter(table["failure"].is_valid()).select(["call_id", "failure"]).to_pylist()
+            codes = {row["call_id"]: row["failure"]["code"] for row in failures}
+            intermediate.put(partition, table, codes, run_id)
+            yield from pa.Table.from_pylist([asdict(etl_event(table))], schema=EVENT_SCHEMA).to_batches()
+
+
 def prepared_table(plan: str, etl: EtlSpec) -> pa.Table:
     """One partition (as JSON), fetched, decoded and cut to speech: under WAVE_SCHEMA, one row per call in order."""
     from spark_etl.prepare import prepare_partition
 
-    document = json.loads(plan)
-    calls = [Call(**call) for call in document["calls"]]
+    partition = Partition.from_document(json.loads(plan))
     began = time.time()
-    rows = [_as_shown(row, call) for row, call in zip(prepare_partition(calls, etl, read_call), calls, strict=True)]
-    table = audio_to_table(rows)
+    table = audio_to_table(prepare_partition(partition.calls, etl, read_call))
     where = {
-        "partition_id": document["partition_id"],
+        "partition_id": partition.partition_id,
         "start_unix_s": began,
         "end_unix_s": time.time(),
         "worker": f"spark {socket.gethostname()}:{os.getpid()}",
@@ -154,6 +206,23 @@ def prepared_table(plan: str, etl: EtlSpec) -> pa.Table:
             WAVE_SCHEMA.field(name), pa.array([value] * table.num_rows, WAVE_SCHEMA.field(name).type)
         )
     return table
+
+
+def etl_event(prepared: pa.Table) -> StageEvent:
+    """What ETL did, by a table under WAVE_SCHEMA."""
+    rows = prepared.drop_columns(["pcm"]).to_pylist()
+    heard = [row for row in rows if row["failure"] is None]
+    return StageEvent(
+        partition_id=rows[0]["partition_id"],
+        stage="etl",
+        start_unix_s=rows[0]["start_unix_s"],
+        end_unix_s=rows[0]["end_unix_s"],
+        num_calls=len(rows),
+        num_failed=len(rows) - len(heard),
+        audio_s=sum(row["duration_s"] for row in heard),
+        speech_s=sum(sum(span["num_samples"] for span in row["spans"]) / row["sample_rate_hz"] for row in heard),
+        worker=rows[0]["worker"],
+    )
 
 
 def read_call(call: Call) -> bytes:
@@ -170,8 +239,3 @@ def read_call(call: Call) -> bytes:
         ) from None
     except (RetryableError, OSError) as error:
         raise CallError("storage", f"{call.source}: {' '.join(str(error).split())}") from None
-
-
-def _as_shown(row: CallAudio | Failure, call: Call) -> CallAudio | Failure:
-    """The row under the name that outputs may show."""
-    return replace(row, uri=call.source)

@@ -7,7 +7,7 @@ at once: what is in memory is one recording as it is stored, one batch of sectio
 from collections.abc import Callable, Sequence
 
 from ray_jobs.errors import CallError
-from ray_jobs.records import Call, CallAudio, Failure, Span
+from ray_jobs.records import Call, CallAudio, Failure, Span, failed
 from ray_jobs.spec import EtlSpec, VadSpec
 from spark_etl.crosstalk import suppress_crosstalk
 from spark_etl.decode import Samples
@@ -41,12 +41,15 @@ class _Speech:
         self.found.sort(key=lambda found: (found[0].channel, found[0].start_sample))
         return CallAudio(
             call_id=self.call.call_id,
-            uri=self.call.uri,
+            uri=self.call.source,
             duration_s=duration_s,
             sample_rate_hz=self.sample_rate_hz,
             num_channels=self.num_channels,
             spans=tuple(span for span, _ in self.found),
             pcm=b"".join(samples.astype("<i2", copy=False).tobytes() for _, samples in self.found),
+            language=self.call.language,
+            missing_roles=self.call.missing_roles,
+            metadata=self.call.metadata,
         )
 
 
@@ -91,4 +94,4 @@ def _find_speech(batch: Sequence[tuple[_Speech, Section]], vad: VadSpec) -> None
 
 
 def _failure(call: Call, error: CallError) -> Failure:
-    return Failure(call_id=call.call_id, uri=call.uri, code=error.code, stage="etl", reason=error.reason)
+    return failed(call, code=error.code, stage="etl", reason=error.reason)

@@ -11,19 +11,18 @@ import ctranslate2
 import numpy as np
 import numpy.typing as npt
 import torch
-import torchaudio
 from faster_whisper import WhisperModel
 from faster_whisper.tokenizer import Tokenizer
 
 from ray_jobs.engines import text, weights
-from ray_jobs.engines.asr import DEFAULT_BATCH, MAX_WINDOW_S, Segment, Window, WindowText, WindowWord
+from ray_jobs.engines.asr import DEFAULT_BATCH, Segment, Window, WindowText, WindowWord
 from ray_jobs.engines.meter import Meter
+from ray_jobs.engines.waves import MAX_SAMPLES, RATE_HZ, num_samples, to_waves
 from ray_jobs.engines.word_times import timed_words
-from ray_jobs.errors import ModelError, SpecError
+from ray_jobs.errors import ModelError
 from ray_jobs.spec import AsrSpec
 
-_RATE_HZ = 16_000
-_WINDOW_SAMPLES = int(MAX_WINDOW_S * _RATE_HZ)
+_CPU = torch.device("cpu")
 _FRAMES_PER_S = 100
 _MAX_TOKENS = 224  # half of Whisper's text context, as in the reference decoder: a loop ends here at the latest
 
@@ -49,8 +48,6 @@ class FasterWhisper:
     def __init__(self, spec: AsrSpec, num_threads: int) -> None:
         """Load and warm up, on the first GPU if there is one. Raises ModelError."""
         began = time.monotonic()
-        if spec.timestamps:
-            raise SpecError("asr.timestamps: faster_whisper times words only; set false, or engine whisper_torch")
         folder = weights.resolve(spec.model, "faster_whisper")
         _choose_cpu_isa()
         torch.set_num_threads(num_threads)
@@ -62,7 +59,7 @@ class FasterWhisper:
             self._check_language(spec.language)
         self._batch_size = spec.batch_size or DEFAULT_BATCH
         self._meter = Meter(0.0)
-        self.transcribe([Window(pcm=np.zeros(_RATE_HZ, np.int16), sample_rate_hz=_RATE_HZ, language="en")])
+        self.transcribe([Window(pcm=np.zeros(RATE_HZ, np.int16), sample_rate_hz=RATE_HZ, language="en")])
         self._meter = Meter(time.monotonic() - began)
 
     def transcribe(self, windows: Sequence[Window]) -> list[WindowText]:
@@ -82,16 +79,16 @@ class FasterWhisper:
         return self._meter.read()
 
     def _transcribe_batch(self, windows: Sequence[Window]) -> list[WindowText]:
-        waves = resample([window.pcm for window in windows], [window.sample_rate_hz for window in windows])
-        encoded = self._model.encode(self._features(waves))
+        encoded = self._model.encode(self._features(to_waves(windows, _CPU).numpy()))
         decoded = self._decode(encoded, self._languages(encoded, windows))
-        num_frames = [max(2, len(wave) * _FRAMES_PER_S // _RATE_HZ) for wave in waves]  # one encoder position at least
+        # One encoder position at least.
+        num_frames = [max(2, num_samples(window) * _FRAMES_PER_S // RATE_HZ) for window in windows]
         return list(self._read(encoded, decoded, num_frames))
 
-    def _features(self, waves: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    def _features(self, waves: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Log-mel spectra, float32, shape (num_windows, num_mels, 3000)."""
         extract = self._model.feature_extractor
-        return np.stack([extract(np.pad(wave, (0, _WINDOW_SAMPLES - len(wave))))[:, :-1] for wave in waves])
+        return np.stack([extract(np.pad(wave, (0, MAX_SAMPLES - len(wave))))[:, :-1] for wave in waves])
 
     def _languages(self, encoded: Any, windows: Sequence[Window]) -> list[tuple[str, float]]:
         """Each window's language and its probability."""
@@ -170,20 +167,6 @@ class FasterWhisper:
         known = self._model.supported_languages
         if language not in known:
             raise ModelError(f"asr.language {language}: model {self.model_name} knows {', '.join(known)}")
-
-
-def resample(pcm: Sequence[npt.NDArray[np.int16]], sample_rates_hz: Sequence[int]) -> list[npt.NDArray[np.float32]]:
-    """Waves at 16 kHz in [-1, 1], float32, shapes (num_samples,), each at most 30 s; windows of one rate in one go."""
-    waves: dict[int, npt.NDArray[np.float32]] = {}
-    for rate_hz in set(sample_rates_hz):
-        rows = [i for i, other in enumerate(sample_rates_hz) if other == rate_hz]
-        padded = torch.zeros(len(rows), max(len(pcm[i]) for i in rows))
-        for row, i in enumerate(rows):
-            padded[row, : len(pcm[i])] = torch.from_numpy(pcm[i].astype(np.float32) / 32768.0)
-        resampled = torchaudio.functional.resample(padded, rate_hz, _RATE_HZ).numpy()
-        for row, i in enumerate(rows):
-            waves[i] = resampled[row, : min(_WINDOW_SAMPLES, round(len(pcm[i]) * _RATE_HZ / rate_hz))]
-    return [waves[i] for i in range(len(pcm))]
 
 
 def _segments(window: _Decoded, words: Sequence[WindowWord], *, repetition_cut: bool) -> tuple[Segment, ...]:

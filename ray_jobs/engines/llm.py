@@ -22,12 +22,16 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """One answer; `finish_reason` is "stop", or "length" where max_tokens cut it."""
+    """One answer; `finish_reason` is "stop", or "length" where max_tokens cut it.
+
+    `latency_s` is the time from handing the prompt in to the answer, with waiting and retries.
+    """
 
     text: str
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
+    latency_s: float = 0.0
 
 
 class LlmEngine(Protocol):

@@ -10,58 +10,41 @@ import asyncio
 import logging
 import os
 import random
-import re
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import httpx
 
 from ray_jobs.engines.llm import Completion, Prompt
 from ray_jobs.errors import FatalError, RetryableError, SpecError
+from ray_jobs.spec import EndpointSpec
 
 _RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504, 529}
 _PROMPT_STATUS = {400, 413, 422}
 _MAX_BACKOFF_S = 60.0
+_CHECK_TIMEOUT_S = 10.0
 _BYTES_PER_TOKEN = 3  # few tokenizers need more than a token per three bytes of speech
 
 logging.getLogger("httpx").setLevel(logging.WARNING)  # it has a line for each request
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndpointSpec:
-    """Where the model is and how hard it may be asked. `base_url` ends before /chat/completions, mostly in /v1;
-    `api_key_env` names the environment variable that holds the key, None sends none; `timeout_s` bounds one attempt
-    from connecting to the last byte; prices are in the currency of your bill per million tokens."""
-
-    base_url: str
-    model: str
-    context_tokens: int
-    seed: int = 0
-    api_key_env: str | None = None
-    timeout_s: float = 120.0
-    max_concurrency: int = 32
-    max_attempts: int = 5
-    backoff_s: float = 1.0
-    price_per_million_prompt_tokens: float = 0.0
-    price_per_million_completion_tokens: float = 0.0
-
-
 class OpenAiEndpoint:
     """An `LlmEngine`. At most `max_concurrency` requests are under way, over all threads that call `generate`.
 
-    Raises SpecError for what is no address, and for a key that is not in its variable. `generate` raises ValueError
-    for a prompt the server refuses, RetryableError where it stays busy, hangs or drops connections through
-    `max_attempts`, and FatalError where the address, the key or the model is wrong; it cancels the rest of the batch.
+    Raises SpecError for a key that is not in its variable. `generate` raises ValueError for a prompt the server
+    refuses, RetryableError where it stays busy, hangs or drops connections through `max_attempts`, and FatalError where
+    the address, the key or the model is wrong; it cancels the rest of the batch.
     """
 
-    def __init__(self, spec: EndpointSpec) -> None:
-        self.model_name = spec.model
-        self.context_tokens = spec.context_tokens
+    def __init__(self, spec: EndpointSpec, *, model: str, context_tokens: int, seed: int = 0) -> None:
+        self.model_name = model
+        self.context_tokens = context_tokens
         self._spec = spec
-        self._url = _url(spec)
+        self._seed = seed
+        self._url = f"{spec.url.rstrip('/')}/chat/completions"
         self._client = httpx.AsyncClient(headers=_headers(spec), timeout=None)  # bounded as a whole in _send
         self._slots = asyncio.Semaphore(spec.max_concurrency)
         self._counters = dict.fromkeys(("num_prompts", "num_retries", "prompt_tokens", "completion_tokens"), 0)
@@ -77,12 +60,8 @@ class OpenAiEndpoint:
         return asyncio.run_coroutine_threadsafe(self._generate(prompts), self._loop).result()
 
     def stats(self) -> dict[str, float]:
-        """`request_s` sums the latencies of all attempts; `cost` is in the currency of the prices."""
-        cost = (
-            self._counters["prompt_tokens"] * self._spec.price_per_million_prompt_tokens
-            + self._counters["completion_tokens"] * self._spec.price_per_million_completion_tokens
-        ) / 1e6
-        return {**self._counters, "request_s": self._request_s, "cost": cost, "load_s": 0.0}
+        """`request_s` sums the latencies of all attempts."""
+        return {**self._counters, "request_s": self._request_s, "load_s": 0.0}
 
     async def _generate(self, prompts: Sequence[Prompt]) -> list[Completion]:
         try:
@@ -93,7 +72,7 @@ class OpenAiEndpoint:
         return [task.result() for task in tasks]
 
     async def _complete(self, prompt: Prompt) -> Completion:
-        body = _body(self._spec, prompt)
+        body, began = self._body(prompt), time.monotonic()
         for attempt in range(1, self._spec.max_attempts + 1):
             try:
                 async with self._slots:
@@ -108,8 +87,23 @@ class OpenAiEndpoint:
                 self._counters["num_prompts"] += 1
                 self._counters["prompt_tokens"] += completion.prompt_tokens
                 self._counters["completion_tokens"] += completion.completion_tokens
-                return completion
+                return replace(completion, latency_s=time.monotonic() - began)
         raise AssertionError("max_attempts is at least 1")
+
+    def _body(self, prompt: Prompt) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "model": self.model_name,
+            "messages": [{"role": message.role, "content": message.content} for message in prompt.messages],
+            "max_tokens": prompt.max_tokens,
+            "temperature": 0,
+            "seed": self._seed,
+        }
+        if prompt.schema is not None:
+            body["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": "answer", "strict": True, "schema": dict(prompt.schema)},
+            }
+        return body
 
     async def _send(self, body: dict[str, Any]) -> httpx.Response:
         began = time.monotonic()
@@ -162,6 +156,30 @@ class OpenAiEndpoint:
         )
 
 
+def check(spec: EndpointSpec, model: str) -> None:
+    """Find before a run what would end it: nobody answers, the key is wrong, the server does not know the model.
+
+    Asks for the list of models ({url}/models); a server that keeps none is taken at its word. Raises SpecError where
+    the spec is wrong and RetryableError where nothing answers.
+    """
+    url = f"{spec.url.rstrip('/')}/models"
+    try:
+        response = httpx.get(url, headers=_headers(spec), timeout=min(spec.timeout_s, _CHECK_TIMEOUT_S))
+    except httpx.TransportError as error:
+        raise RetryableError(f"{url}: nothing answers ({str(error) or type(error).__name__}); is it up?") from None
+    if response.status_code in (401, 403):
+        raise SpecError(f"{url}: refused the key (status {response.status_code}): {_reason(response)}")
+    if response.status_code != 200:
+        return
+    try:
+        names = [str(entry["id"]) for entry in response.json()["data"]]
+    except (ValueError, KeyError, TypeError):
+        kind = response.headers.get("content-type", "nothing")
+        raise SpecError(f"{url}: sent {kind}, not a list of models; is llm.endpoint.url right?") from None
+    if model not in names:
+        raise SpecError(f"{url}: there is no model {model}; there are {', '.join(names) or 'none'}")
+
+
 class _TransientError(Exception):
     """What another attempt may cure."""
 
@@ -170,35 +188,13 @@ class _TransientError(Exception):
         self.retry_after_s = retry_after_s
 
 
-def _url(spec: EndpointSpec) -> str:
-    if not re.match(r"https?://[^/]", spec.base_url):
-        raise SpecError(f"{spec.base_url}: not the address of an endpoint; it starts with http:// or https://")
-    return f"{spec.base_url.rstrip('/')}/chat/completions"
-
-
 def _headers(spec: EndpointSpec) -> dict[str, str]:
     if spec.api_key_env is None:
         return {}
     key = os.environ.get(spec.api_key_env)
     if not key:
-        raise SpecError(f"{spec.base_url}: its key is to be in the environment variable {spec.api_key_env}; set it")
+        raise SpecError(f"{spec.url}: its key is to be in the environment variable {spec.api_key_env}; set it")
     return {"Authorization": f"Bearer {key}"}
-
-
-def _body(spec: EndpointSpec, prompt: Prompt) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        "model": spec.model,
-        "messages": [{"role": message.role, "content": message.content} for message in prompt.messages],
-        "max_tokens": prompt.max_tokens,
-        "temperature": 0,
-        "seed": spec.seed,
-    }
-    if prompt.schema is not None:
-        body["response_format"] = {
-            "type": "json_schema",
-            "json_schema": {"name": "answer", "strict": True, "schema": dict(prompt.schema)},
-        }
-    return body
 
 
 def _retry_after_s(response: httpx.Response) -> float:

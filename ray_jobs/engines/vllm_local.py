@@ -33,6 +33,8 @@ ENVIRONMENT = {
 }
 """Read by vLLM and torch when they are imported; what the user has set stays, but for the first."""
 
+_CPU_KV_CACHE_GIB = 1.0
+
 _log = logging.getLogger(__name__)
 
 
@@ -41,6 +43,7 @@ class _Request:
     prompt: Any  # vLLM's tokenised input
     params: Any  # vLLM's SamplingParams
     done: "Future[Completion]" = field(default_factory=Future)
+    began: float = field(default_factory=time.monotonic)
 
 
 class VllmLocal:
@@ -48,7 +51,8 @@ class VllmLocal:
     same text as far as the kernels' rounding allows: the batch a prompt falls into can change it.
 
     On a CPU the model runs on `spec.actors.num_cpus` threads, uncompiled (compiling takes a minute and gains a fifth),
-    with `spec.kv_cache_gib` of attention cache; on a GPU vLLM takes `spec.gpu_memory_fraction` of the memory.
+    with `spec.kv_cache_gib` of attention cache; on a GPU vLLM takes `spec.gpu_memory_fraction` of the memory, or the
+    attention cache the spec asks for.
 
     Raises ModelError where the weights cannot be loaded; `generate` raises ValueError for a prompt that does not fit
     the context or a schema that cannot be compiled, and RetryableError once the engine has failed: it stays failed.
@@ -81,7 +85,14 @@ class VllmLocal:
         return [request.done.result() for request in requests]
 
     def stats(self) -> dict[str, float]:
-        return {**self._counters, "busy_s": self._busy_s, "load_s": self._load_s}
+        """Counters, load_s, and completion_tokens_per_s of busy time; cached_prompt_tokens hit the prefix cache."""
+        rate = self._counters["completion_tokens"] / self._busy_s if self._busy_s else 0.0
+        return {
+            **self._counters,
+            "busy_s": self._busy_s,
+            "load_s": self._load_s,
+            "completion_tokens_per_s": rate,
+        }
 
     def close(self) -> None:
         """Stop the engine and free its memory; unanswered prompts fail."""
@@ -154,25 +165,26 @@ class VllmLocal:
             began = time.monotonic()
             for output in engine.step():
                 if output.finished:
-                    self._answer(output, waiting.pop(output.request_id).done)
+                    self._answer(output, waiting.pop(output.request_id))
             self._busy_s += time.monotonic() - began
 
-    def _answer(self, output: Any, done: "Future[Completion]") -> None:
+    def _answer(self, output: Any, request: _Request) -> None:
         answer = output.outputs[0]
         if answer.finish_reason not in ("stop", "length"):
-            done.set_exception(ValueError(f"vLLM gave up on a prompt (finish_reason {answer.finish_reason})"))
+            request.done.set_exception(ValueError(f"vLLM gave up on a prompt (finish_reason {answer.finish_reason})"))
             return
         completion = Completion(
             text=answer.text,
             finish_reason=answer.finish_reason,
             prompt_tokens=len(output.prompt_token_ids),
             completion_tokens=len(answer.token_ids),
+            latency_s=time.monotonic() - request.began,
         )
         self._counters["num_prompts"] += 1
         self._counters["prompt_tokens"] += completion.prompt_tokens
         self._counters["cached_prompt_tokens"] += output.num_cached_tokens or 0
         self._counters["completion_tokens"] += completion.completion_tokens
-        done.set_result(completion)
+        request.done.set_result(completion)
 
     def _refuse(self, failure: Exception) -> None:
         """Answer whatever still comes, for as long as the process lives: nobody may wait for an engine that is gone."""
@@ -206,6 +218,7 @@ def load_engine(spec: LlmSpec) -> Any:
 
 def engine_arguments(spec: LlmSpec, folder: Path, *, on_cpu: bool) -> dict[str, Any]:
     """What vLLM is started with: keywords of its EngineArgs, and of its LLM."""
+    kv_cache_gib = spec.kv_cache_gib or (_CPU_KV_CACHE_GIB if on_cpu else None)
     return {
         "model": str(folder),
         "served_model_name": spec.model,
@@ -214,7 +227,7 @@ def engine_arguments(spec: LlmSpec, folder: Path, *, on_cpu: bool) -> dict[str, 
         "max_num_seqs": spec.max_batch,
         "enable_prefix_caching": True,
         "gpu_memory_utilization": spec.gpu_memory_fraction,
-        "kv_cache_memory_bytes": int(spec.kv_cache_gib * 2**30) if on_cpu else None,
+        "kv_cache_memory_bytes": int(kv_cache_gib * 2**30) if kv_cache_gib else None,
         "enforce_eager": on_cpu,
         # Blank space is what a guided model pads with when it does not know how to go on.
         "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},

@@ -22,6 +22,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from ray_jobs import storage
+from ray_jobs.engines.ctc_config import read_ctc_config
 from ray_jobs.errors import ModelError, RetryableError
 
 _REQUIREMENTS = Path(__file__).parents[2] / "requirements" / "weights.txt"
@@ -29,9 +31,11 @@ _REQUIREMENTS = Path(__file__).parents[2] / "requirements" / "weights.txt"
 ENGINE_FORMATS: Mapping[str, tuple[str, ...]] = {
     "faster_whisper": ("ctranslate2",),
     "whisper_torch": ("ctranslate2", "safetensors"),
+    "whisper_vllm": ("safetensors", "ctranslate2"),
+    "ctc_torch": ("ctc",),
     "vllm_local": ("safetensors",),
 }
-"""The formats each engine reads."""
+"""The formats each engine takes, what it reads itself first."""
 
 _FORMAT_FILES: Mapping[str, tuple[tuple[str, ...], ...]] = {
     # format: its files, weights first; alternatives side by side
@@ -41,8 +45,9 @@ _FORMAT_FILES: Mapping[str, tuple[tuple[str, ...], ...]] = {
         ("config.json",),
         ("tokenizer.json", "tokenizer.model", "vocab.json"),
     ),
+    "ctc": (("ctc.json",), ("model.safetensors", "model.pt")),
 }
-_WANTED = ("*.json", "*.txt", "*.model", "*.jinja", "model.bin", "model.safetensors", "model-*.safetensors")
+_WANTED = ("*.json", "*.txt", "*.model", "*.jinja", "model.bin", "model.pt", "model.safetensors", "model-*.safetensors")
 """What is downloaded of a prefix or a hub repository: other frameworks' copies of the weights stay where they are."""
 
 
@@ -134,23 +139,24 @@ def resolve(model: str, engine: str | None = None) -> Path:
     """The local folder of a model, downloaded first where it has to be.
 
     `model` is a name in PACKAGED, a folder, an s3:// prefix (files directly below it) or a hub id (OWNER/NAME, kept in
-    the hub library's own cache); `engine` is a key of ENGINE_FORMATS, or None for any format.
+    the hub library's own cache); `engine` is a key of ENGINE_FORMATS, or None for any format. A CTranslate2 model of
+    Whisper is converted once for an engine that reads safetensors only.
     Raises ModelError (missing, incomplete, truncated or of the wrong format) or RetryableError (the store is busy).
     """
-    folder = _folder(model)
-    _check_names(model, [path.name for path in folder.iterdir()], engine)
-    _check_safetensors(model, folder)
+    folder = _check_folder(model, engine)
+    if engine == "whisper_vllm" and (folder / "model.bin").is_file():
+        return _converted(folder)
     return folder
 
 
 def check(model: str, engine: str) -> None:
     """Raise what `resolve` would, as far as it can be known without downloading anything."""
     if model.startswith("s3://"):
-        _check_names(model, [item.name for item in _list_s3(model)], engine)
+        _check_names(model, _list_s3(storage.normalise(model)), engine)
     elif _is_hub_id(model):
         _check_names(model, _list_hub(model), engine)
     else:
-        resolve(model, engine)
+        _check_folder(model, engine)
 
 
 def fetch(name: str) -> Path:
@@ -163,6 +169,18 @@ def fetch(name: str) -> Path:
 def cache_folder() -> Path:
     """Where models are kept: callmill/models in XDG_CACHE_HOME, or in ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "callmill" / "models"
+
+
+def _check_folder(model: str, engine: str | None) -> Path:
+    """The model's folder, whole and of a format and a kind that the engine takes."""
+    folder = _folder(model)
+    _check_names(model, [path.name for path in folder.iterdir()], engine)
+    _check_safetensors(model, folder)
+    if engine == "ctc_torch":
+        read_ctc_config(folder)
+    if engine in ("whisper_torch", "whisper_vllm"):
+        _check_whisper(model, folder, engine)
+    return folder
 
 
 def _folder(model: str) -> Path:
@@ -199,6 +217,18 @@ def _check_names(model: str, names: Collection[str], engine: str | None) -> None
     for alternatives in _FORMAT_FILES[present[0]]:
         if set(alternatives).isdisjoint(names):
             raise ModelError(f"model {model}: {' or '.join(alternatives)} is missing; give a whole {present[0]} model")
+
+
+def _check_whisper(model: str, folder: Path, engine: str) -> None:
+    """A Hugging Face folder says in its config.json what it holds; a CTranslate2 one says so in its weights."""
+    if (folder / "model.bin").is_file():
+        return
+    try:
+        kind = json.loads((folder / "config.json").read_bytes()).get("model_type", "nameless")
+    except ValueError:
+        raise ModelError(f"model {model}: config.json is not JSON; download the model again") from None
+    if kind != "whisper":
+        raise ModelError(f"model {model}: holds a {kind} model; {engine} runs Whisper only")
 
 
 def _check_safetensors(model: str, folder: Path) -> None:
@@ -268,6 +298,17 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
+def _converted(folder: Path) -> Path:
+    """The Hugging Face form of a CTranslate2 folder, made once for each state of its weights."""
+    from ray_jobs.engines.whisper_convert import to_hugging_face
+
+    weights = (folder / "model.bin").stat()
+    state = [str(folder.resolve()), str(weights.st_size), str(weights.st_mtime_ns)]
+    return _cached(
+        cache_folder() / f"{folder.name}-safetensors-{_digest(state)}", lambda target: to_hugging_face(folder, target)
+    )
+
+
 def _digest(parts: Collection[str]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
@@ -319,64 +360,42 @@ def _join(parts: Collection[Path], target: Path, sha256: str) -> None:
 # ---------------------------------------------------------------------------------------------------------------- s3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _S3File:
-    bucket: str
-    key: str
-    etag: str
-
-    @property
-    def name(self) -> str:
-        return self.key.rsplit("/", 1)[-1]
-
-
-def _list_s3(model: str) -> list[_S3File]:
-    """The wanted files directly below an s3:// prefix."""
-    bucket, _, prefix = model.removeprefix("s3://").partition("/")
-    prefix = f"{prefix.rstrip('/')}/" if prefix else ""
-    with _s3_client(model) as client:
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
-        found = [item for page in pages for item in page.get("Contents", ())]
-    files = [_S3File(bucket=bucket, key=item["Key"], etag=item["ETag"]) for item in found]
-    return [file for file in files if any(fnmatch(file.name, pattern) for pattern in _WANTED)]
+def _list_s3(model: str) -> dict[str, storage.ObjectInfo]:
+    """The wanted files directly below an s3:// prefix, by name."""
+    with _s3_errors(model):
+        found = {storage.relative(info.uri, model): info for info in storage.list_objects(model)}
+    return {name: info for name, info in found.items() if any(fnmatch(name, pattern) for pattern in _WANTED)}
 
 
 def _download_s3(model: str) -> Path:
     """The local copy of a prefix, under a name that changes with any of its objects' ETags."""
+    model = storage.normalise(model)
     files = _list_s3(model)
-    _check_names(model, [file.name for file in files], None)
-    label = re.sub(r"[^\w.-]+", "-", model.removeprefix("s3://").strip("/"))
-    return _cached(
-        cache_folder() / f"s3-{label}-{_digest([file.name + file.etag for file in files])}",
-        lambda folder: _download_files(model, files, folder),
-    )
+    _check_names(model, files, None)
+    label = re.sub(r"[^\w.-]+", "-", model.removeprefix("s3://"))
+    digest = _digest([name + info.version for name, info in files.items()])
+    return _cached(cache_folder() / f"s3-{label}-{digest}", lambda folder: _download_files(model, files, folder))
 
 
-def _download_files(model: str, files: Collection[_S3File], folder: Path) -> None:
-    with _s3_client(model) as client:
-        for file in files:
-            client.download_file(file.bucket, file.key, str(folder / file.name))
-    if _list_s3(model) != files:  # new weights must not be kept under the old ETags
+def _download_files(model: str, files: Mapping[str, storage.ObjectInfo], folder: Path) -> None:
+    with _s3_errors(model):
+        for name, info in files.items():
+            storage.download(info.uri, folder / name, version=info.version)
+    if _list_s3(model) != files:  # one was replaced after it was downloaded
         raise RetryableError(f"model {model}: changed while it was downloaded; run again")
 
 
 @contextmanager
-def _s3_client(model: str) -> Iterator[Any]:
-    """An S3 client whose errors are ours."""
-    import boto3
-    from boto3.exceptions import Boto3Error
-    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
-
+def _s3_errors(model: str) -> Iterator[None]:
+    """Storage's errors as a model's."""
     try:
-        yield boto3.client("s3")
-    except NoCredentialsError:
-        raise ModelError(f"model {model}: no S3 credentials; set AWS_PROFILE or AWS_ACCESS_KEY_ID") from None
-    except ClientError as error:
-        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-        kind = RetryableError if status >= 500 or status == 429 else ModelError
-        raise kind(f"model {model}: {' '.join(str(error).split())}") from None
-    except (BotoCoreError, Boto3Error) as error:
-        raise RetryableError(f"model {model}: {' '.join(str(error).split())}") from None
+        yield
+    except storage.ChangedError:
+        raise RetryableError(f"model {model}: changed while it was downloaded; run again") from None
+    except (FileNotFoundError, PermissionError) as error:
+        raise ModelError(f"model {model}: {error.strerror}") from None
+    except RetryableError as error:
+        raise RetryableError(f"model {model}: {error}") from None
 
 
 # --------------------------------------------------------------------------------------------------------------- hub

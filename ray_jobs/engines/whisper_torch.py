@@ -14,17 +14,18 @@ from torch import Tensor
 from ray_jobs.engines import text, weights
 from ray_jobs.engines.asr import DEFAULT_BATCH, Segment, Window, WindowText, WindowWord
 from ray_jobs.engines.meter import Meter
+from ray_jobs.engines.waves import RATE_HZ, num_samples
 from ray_jobs.engines.whisper_align import POSITION_S, token_starts
 from ray_jobs.engines.whisper_beam import beam_search
 from ray_jobs.engines.whisper_decode import Decoded, decode
-from ray_jobs.engines.whisper_features import RATE_HZ, LogMel, num_samples
+from ray_jobs.engines.whisper_features import LogMel
 from ray_jobs.engines.whisper_model import Decoder, Encoder
 from ray_jobs.engines.whisper_scores import Scorer
 from ray_jobs.engines.whisper_timestamps import TimedTokens, cut
 from ray_jobs.engines.whisper_vocabulary import Vocabulary
 from ray_jobs.engines.whisper_weights import load_checkpoint
 from ray_jobs.engines.word_times import timed_words
-from ray_jobs.errors import ModelError, SpecError
+from ray_jobs.errors import ModelError
 from ray_jobs.spec import AsrSpec
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -51,7 +52,7 @@ class WhisperTorch:
     """
 
     def __init__(self, spec: AsrSpec, num_threads: int) -> None:
-        """Load and warm up. Raises ModelError or SpecError."""
+        """Load and warm up. Raises ModelError."""
         began = time.monotonic()
         self.model_name = spec.model
         self._num_beams, self._timestamps = spec.beam_size, spec.timestamps
@@ -252,10 +253,8 @@ class _Clock:
 
 def _choose_dtype(compute_type: str, device: torch.device) -> torch.dtype:
     """The dtype of a compute type; "auto" takes what the device multiplies fast."""
-    if compute_type in _DTYPES:
-        return _DTYPES[compute_type]
     if compute_type != "auto":
-        raise SpecError(f"asr.compute_type {compute_type}: whisper_torch takes auto, {', '.join(_DTYPES)}")
+        return _DTYPES[compute_type]
     if device.type == "cuda":
         return torch.float16
     return torch.bfloat16 if torch.cpu.get_capabilities().get("avx512_bf16") else torch.float32

@@ -89,6 +89,11 @@ def _load_hugging_face(folder: Path) -> Checkpoint:
     )
 
 
+def read_suppressed(folder: Path) -> tuple[int, ...]:
+    """The token ids that a Hugging Face folder says are never to be written."""
+    return tuple(_read_json(folder / "generation_config.json", missing={}).get("suppress_tokens") or ())
+
+
 def _iter_safetensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     index = _read_json(folder / "model.safetensors.index.json", missing=None)
     shards = sorted(set(index["weight_map"].values())) if index else ["model.safetensors"]

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from ray_jobs.engines.conversation import Line
 from ray_jobs.engines.pii import PiiSpan
-from ray_jobs.records import Failure, Outcome, Redaction, Transcript, Utterance, Word
+from ray_jobs.records import Outcome, Redaction, Transcript, Utterance, Word, failed
 from ray_jobs.spec import RedactSpec
 
 
@@ -37,9 +37,8 @@ def _redact_one(transcript: Transcript, redactor: SpanFinder) -> Outcome:
     try:
         return _redact_transcript(transcript, redactor)
     except Exception as error:  # whatever it is, the text must not pass; and its message may quote the text
-        return Failure(
-            call_id=transcript.call_id,
-            uri=transcript.uri,
+        return failed(
+            transcript,
             code="redaction_error",
             stage="redact",
             reason=f"redaction raised {type(error).__name__}; the transcript was withheld",

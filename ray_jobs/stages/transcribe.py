@@ -14,7 +14,7 @@ import numpy as np
 from ray_jobs.engines.asr import AsrEngine, Segment, Window, WindowText, WindowWord
 from ray_jobs.engines.text import join_words
 from ray_jobs.errors import PipelineError
-from ray_jobs.records import CallAudio, Failure, Outcome, Transcript, Utterance, Word
+from ray_jobs.records import CallAudio, Failure, Outcome, Transcript, Utterance, Word, failed
 from ray_jobs.spec import AsrSpec, ChannelSpec
 from ray_jobs.stages.packing import PackedWindow, Piece, pack
 
@@ -44,7 +44,7 @@ def transcribe(
     Where the engine has to detect the language, a channel speaks the one that most of its speech was taken for, and
     its windows that were taken for another are read again in it.
     """
-    packed = [[] if isinstance(row, Failure) else pack(row, asr.language) for row in rows]
+    packed = [[] if isinstance(row, Failure) else pack(row, row.language or asr.language) for row in rows]
     heard = _hear(packed, engine)
     if asr.language is None:
         heard = _agree_on_languages(packed, heard, engine)
@@ -158,7 +158,7 @@ def _outcome(
 ) -> Outcome:
     if isinstance(texts, Exception):
         reason = f"{type(texts).__name__}: {' '.join(str(texts).split())}"[:300]
-        return Failure(call_id=audio.call_id, uri=audio.uri, code="asr_error", stage=STAGE, reason=reason)
+        return failed(audio, code="asr_error", stage=STAGE, reason=reason)
     by_channel: dict[int, list[_Heard]] = {}
     speech_by_language: Counter[str] = Counter()
     for packed, text in zip(windows, texts, strict=True):
@@ -166,13 +166,13 @@ def _outcome(
         by_channel.setdefault(packed.channel, []).extend(words)
         speech_by_language[text.language] += packed.speech_samples if words else 0
     utterances = [
-        _utterance(group, channel, channels.role(channel, audio.num_channels))
+        _utterance(group, channel, _role(channel, audio, channels))
         for channel, words in by_channel.items()
         for group in _cut(sorted(words, key=lambda heard: heard.word.start_s))
     ]
     if not utterances:
         reason = f"the ASR model finds no words in {audio.speech_s:.1f} s of sound that passed for speech"
-        return Failure(call_id=audio.call_id, uri=audio.uri, code="no_speech", stage=STAGE, reason=reason)
+        return failed(audio, code="no_speech", stage=STAGE, reason=reason)
     return Transcript(
         call_id=audio.call_id,
         uri=audio.uri,
@@ -183,7 +183,15 @@ def _outcome(
         asr_model=model_name,
         redacted=False,
         utterances=tuple(sorted(utterances, key=lambda u: (u.start_s, u.end_s, u.channel))),
+        missing_roles=audio.missing_roles,
+        metadata=audio.metadata,
     )
+
+
+def _role(channel: int, audio: CallAudio, channels: ChannelSpec) -> str:
+    """What the call says of its own channel goes before what the spec says of all calls."""
+    own = audio.roles[channel] if audio.roles else ""
+    return own or channels.role(channel, audio.num_channels)
 
 
 def _place(packed: PackedWindow, text: WindowText, audio: CallAudio) -> Iterator[_Heard]:

@@ -2,7 +2,8 @@
 
 Custom objects have create, get, list (label and field selectors), watch, merge-patch and delete with foreground
 propagation, resource versions, uids, 409 AlreadyExists and 410 for old versions; pods have list and logs with stamps.
-`faults` are answers given in place of the real one; `script` is what the operator writes into a RayJob's status.
+`warnings` are events of type Warning; `faults` are answers given in place of the real one; `script` is what the
+operator writes into a RayJob's status.
 """
 
 import asyncio
@@ -40,6 +41,7 @@ class FakeKubernetes:
         self.pods: dict[str, Manifest] = {}
         self.logs: dict[str, list[tuple[datetime, str]]] = {}
         self.events: list[tuple[int, str, str, Manifest]] = []
+        self.warnings: list[Manifest] = []
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str]] = []
         self.script: list[Manifest] = []
@@ -136,6 +138,7 @@ class FakeKubernetes:
         app.router.add_delete(custom + "/{name}", self._delete)
         app.router.add_get("/api/v1/namespaces/{namespace}/pods", self._list_pods)
         app.router.add_get("/api/v1/namespaces/{namespace}/pods/{name}/log", self._pod_log)
+        app.router.add_get("/api/v1/namespaces/{namespace}/events", self._list_events)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -228,6 +231,12 @@ class FakeKubernetes:
     async def _list_pods(self, request: web.Request) -> web.Response:
         items = [pod for pod in self.pods.values() if _selected(request, pod)]
         return web.json_response({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items})
+
+    async def _list_events(self, request: web.Request) -> web.Response:
+        wanted = dict(term.split("=") for term in request.query["fieldSelector"].split(","))
+        assert wanted["type"] == "Warning"
+        items = [w for w in self.warnings if w["involvedObject"]["name"] == wanted["involvedObject.name"]]
+        return web.json_response({"kind": "EventList", "apiVersion": "v1", "metadata": {}, "items": items})
 
     async def _pod_log(self, request: web.Request) -> web.Response:
         since = timedelta(seconds=int(request.query.get("sinceSeconds", "1000000")))

@@ -441,6 +441,45 @@ def test_image_pull_failures_and_quotas_are_told(api, backend):
     ]
 
 
+def warning(name, time, reason, message):
+    return {"involvedObject": {"name": name}, "lastTimestamp": time, "reason": reason, "message": message}
+
+
+def test_warnings_that_reach_no_status_are_told_once_each_the_newest_last(api, backend):
+    name = create_cluster(backend)
+    api.warnings = [
+        warning(name, "2026-11-25T10:00:03Z", "FailedToCreateWorkerPod", "no such\n service account"),
+        warning(name, "2026-11-25T10:00:02Z", "InvalidRayClusterSpec", "seen twice"),
+        warning(name, "2026-11-25T10:00:01Z", "InvalidRayClusterSpec", "seen twice"),
+        warning("another", "2026-11-25T10:00:04Z", "Whatever", "not ours"),
+    ]
+    assert run(backend, lambda: backend.pending(name)) == [
+        "InvalidRayClusterSpec: seen twice",
+        "FailedToCreateWorkerPod: no such service account",
+    ]
+
+
+def test_without_the_right_to_see_events_the_pods_still_speak(api, backend):
+    api.pods = {"1": pending_pod("1", "asr", "0/3 nodes are available")}
+    api.faults = [Fault(status=403, path="/events", times=9)]
+    name = create_cluster(backend)
+    assert run(backend, lambda: backend.pending(name)) == ["1 of 1 pods of group asr pending: 0/3 nodes are available"]
+
+
+def test_a_job_that_gets_no_cluster_says_why(api, backend):
+    name = submit(backend)
+    api.warnings = [warning(name, "2026-11-25T10:00:00Z", "FailedToCreateRayCluster", "denied by a webhook")]
+    lines: list[str] = []
+
+    async def followed():
+        async with asyncio.timeout(0.5):
+            await follow_job(backend, name, lines.append, pending_interval_s=0.1)
+
+    with pytest.raises(TimeoutError):
+        run(backend, followed)
+    assert lines[-1] == "FailedToCreateRayCluster: denied by a webhook"
+
+
 def test_collection_takes_the_expired_and_those_of_ended_runs_and_nothing_else(api, backend):
     expired = create_cluster(
         backend, claim=replace(CLAIM, task_id="expired"), expires_at=datetime.now(UTC) - timedelta(hours=1)

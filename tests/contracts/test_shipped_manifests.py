@@ -23,10 +23,12 @@ def test_the_role_grants_the_verbs_the_client_uses_and_no_secrets():
     source = Path("kuberay/client.py").read_text()
     custom = {f"{verb}_namespaced_custom_object" for verb in ("get", "list", "create", "patch", "delete")}
     assert custom == set(re.findall(r"_custom\.(\w+)\(", source))
-    assert {"list_namespaced_pod", "read_namespaced_pod_log"} == set(re.findall(r"_core\.(\w+)\(", source))
+    core = {"list_namespaced_pod", "list_namespaced_event", "read_namespaced_pod_log"}
+    assert core == set(re.findall(r"_core\.(\w+)\(", source))
     verbs = ("get", "list", "watch", "create", "patch", "delete")
     assert granted == {(kind, verb) for kind in ("rayclusters", "rayjobs") for verb in verbs} | {
         ("pods", "list"),
+        ("events", "list"),
         ("pods/log", "get"),
     }
 

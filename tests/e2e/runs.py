@@ -24,10 +24,10 @@ def write_spec(folder: Path, **sections: Any) -> Path:
     return path
 
 
-def start_job(*arguments: object) -> subprocess.Popen[str]:
+def start_job(*arguments: object, module: str = "ray_jobs.run") -> subprocess.Popen[str]:
     """The job in a process group of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "ray_jobs.run", *map(str, arguments)],
+        [sys.executable, "-m", module, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -35,9 +35,9 @@ def start_job(*arguments: object) -> subprocess.Popen[str]:
     )
 
 
-def run_job(*arguments: object, timeout_s: float = 420) -> tuple[int, str]:
+def run_job(*arguments: object, module: str = "ray_jobs.run", timeout_s: float = 420) -> tuple[int, str]:
     """Exit code, and everything a user sees."""
-    job = start_job(*arguments)
+    job = start_job(*arguments, module=module)
     try:
         output, _ = job.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:

@@ -1,22 +1,29 @@
 """Actors on real Ray: a call that kills its actor becomes one failure, and its neighbours succeed."""
 
+import re
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import ray
 
 from ray_jobs import handoff, records, runtime
-from ray_jobs.actors import Redact, summarise
+from ray_jobs.actors import Analyse, Gate, Redact, summarise
 from ray_jobs.ledger import Partition
+from ray_jobs.metrics import EngineMetrics
 from ray_jobs.pipeline import _stage
-from ray_jobs.records import CallAudio, Failure, Span, Transcript
+from ray_jobs.records import CallAudio, Failure, Span, table_to_insights
 from ray_jobs.spec import RunSpec
 from spark_etl.job import WAVE_SCHEMA
-from tests.ray_jobs.deadly_engine import DEADLY_SAMPLE, DeadlyTranscribe
+from tests.ray_jobs.deadly_engine import DEADLY_SAMPLE, SLOW_SAMPLE, DeadlyTranscribe
+from tests.ray_jobs.endpoint_server import COMPLETION_TOKENS, PROMPT_TOKENS, endpoint
 from tests.ray_jobs.outputs import a_call, a_transcript, commit, spec_for
 
 pytestmark = pytest.mark.integration
@@ -30,7 +37,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> RunSpec:
 @pytest.fixture(scope="module", autouse=True)
 def cluster(spec: RunSpec) -> Iterator[None]:
     runtime.prepare_environment()
-    with runtime.ray_cluster(spec):
+    with runtime.ray_cluster(spec, spec.stages):
         yield
 
 
@@ -52,19 +59,50 @@ def prepared(partition_id: str, rows: list[CallAudio | Failure]) -> pa.Table:
 
 
 def test_a_call_that_kills_its_actor_is_the_only_one_lost(spec: RunSpec) -> None:
-    ids = ["a", "deadly", "b"]
-    partition = Partition(partition_id="p-1", calls=tuple(a_call(call_id) for call_id in ids))
-    board = handoff.start_board([partition], max_uncommitted=1)
-    table = prepared("p-1", [audio(i, DEADLY_SAMPLE if i == "deadly" else 5) for i in ids])
-    ray.get(board.post.remote("p-1", [ray.put(table)]))
-    outcomes = _stage(handoff.read_tickets(board, [partition], 1), DeadlyTranscribe, spec.asr.actors, spec, board)
-    (found,) = [records.table_to_outcomes(t.drop_columns(["partition_id"])) for t in ray.get(outcomes.to_arrow_refs())]
-    assert [outcome.call_id for outcome in found] == ids
-    lost = found[1]
-    assert isinstance(lost, Failure)
-    assert (lost.code, lost.stage) == ("asr_crashed", "asr")
-    assert all(isinstance(found[i], Transcript) for i in (0, 2))
+    """Two partitions are in the actor at once: the one that dies of its neighbour is given out again whole."""
+    samples = {"p-1": {"a": 5, "deadly": DEADLY_SAMPLE, "b": 5}, "p-2": {"c": SLOW_SAMPLE, "d": SLOW_SAMPLE}}
+    partitions = [Partition(partition_id=p, calls=tuple(map(a_call, calls))) for p, calls in samples.items()]
+    board = handoff.start_board(partitions, max_uncommitted=2)
+    for partition_id, calls in samples.items():
+        table = prepared(partition_id, [audio(call_id, sample) for call_id, sample in calls.items()])
+        ray.get(board.post.remote(partition_id, [ray.put(table)]))
+    tickets = handoff.read_tickets(board, partitions, 2)
+    stream = _stage(tickets, DeadlyTranscribe, spec.asr.actors, spec, board, concurrent_calls=2)
+    tables = {table["partition_id"][0].as_py(): table for table in ray.get(stream.to_arrow_refs())}
+    found = {p: records.table_to_outcomes(table.drop_columns(["partition_id"])) for p, table in tables.items()}
+    assert {p: [outcome.call_id for outcome in outcomes] for p, outcomes in found.items()} == {
+        p: list(calls) for p, calls in samples.items()
+    }
+    (lost,) = [outcome for outcomes in found.values() for outcome in outcomes if isinstance(outcome, Failure)]
+    assert (lost.call_id, lost.code, lost.stage) == ("deadly", "asr_crashed", "asr")
     assert "died of call deadly" in " ".join(ray.get(board.warnings.remote(0)))
+
+
+class TestGate:
+    def test_lets_two_in_at_once(self) -> None:
+        gate = Gate()
+        with gate.enter(alone=False):
+            assert self.enter(gate, alone=False).wait(10)
+
+    @pytest.mark.parametrize(("inside", "outside"), [(True, False), (False, True), (True, True)])
+    def test_one_that_is_to_be_alone_is_alone(self, inside: bool, outside: bool) -> None:
+        gate = Gate()
+        with gate.enter(alone=inside):
+            entered = self.enter(gate, alone=outside)
+            assert not entered.wait(0.1)
+        assert entered.wait(10)
+
+    @staticmethod
+    def enter(gate: Gate, *, alone: bool) -> threading.Event:
+        """Somebody else wants in; the event is set once they are."""
+        entered = threading.Event()
+
+        def enter() -> None:
+            with gate.enter(alone=alone):
+                entered.set()
+
+        threading.Thread(target=enter, daemon=True).start()
+        return entered
 
 
 def test_redaction_run_again_after_its_commit_passes_on_what_was_stored(spec: RunSpec) -> None:
@@ -78,12 +116,71 @@ def test_redaction_run_again_after_its_commit_passes_on_what_was_stored(spec: Ru
     assert records.table_to_outcomes(passed_on.drop_columns(["partition_id"])) == [a_transcript("a", "[PERSON_1]")]
 
 
+def test_what_the_engines_did_is_at_the_metrics_port(spec: RunSpec, tmp_path: Path) -> None:
+    """The real analysis actor, over HTTP, with a judge and prices; and the ASR actor of the first test."""
+    task = {"name": "summary", "prompt": "summary/v1"}
+    price = {"prompt_usd": 1e6, "completion_usd": 2e6}
+    with endpoint() as url:
+        llm = {
+            "engine": "openai_endpoint",
+            "model": "big",
+            "endpoint": {"url": url, "backoff_s": 0.01},
+            "tasks": [task],
+            "judges": [{"name": "quality", "task": "summary"}],
+            "prices": {"big": price},
+        }
+        analysed = spec_for(tmp_path, llm=llm)
+        partition = commit(analysed, [a_transcript("a", "Hello."), a_transcript("b", "Hello.")])
+        board = handoff.start_board([partition], max_uncommitted=1)
+        table = records.outcomes_to_table([a_transcript("a", "Hello."), a_transcript("b", "Hello.")])
+        tagged = table.append_column("partition_id", pa.array([partition.partition_id] * 2))
+        stream = ray.data.from_arrow([tagged])
+        stage = _stage(stream, Analyse, analysed.llm.actors, analysed, board, "run2", [], concurrent_calls=2)
+        assert stage.count() == 2
+        insights = table_to_insights(pq.read_table(next((tmp_path / "insights").glob("*"))))
+        assert [(i.call_id, i.task, i.status) for i in insights] == [
+            (call_id, task, "ok") for call_id in ("a", "b") for task in ("summary", "quality")
+        ]
+        expected = {
+            ("callmill_engine_num_prompts", 'stage="analyse"'): 4,
+            ("callmill_engine_prompt_tokens", 'stage="analyse"'): 4 * PROMPT_TOKENS,
+            ("callmill_engine_completion_tokens", 'stage="analyse"'): 4 * COMPLETION_TOKENS,
+            ("callmill_engine_num_retries", 'stage="analyse"'): 1,
+            ("callmill_llm_request_s_count", 'model="big"'): 4,
+            ("callmill_llm_cost_usd", 'model="big"'): 4 * (PROMPT_TOKENS + 2 * COMPLETION_TOKENS),
+            ("callmill_llm_answers", 'task="quality"'): 2,
+            ("callmill_judge_score_sum", 'judge="quality"'): 8,
+            ("callmill_engine_num_windows", 'model="deadly"'): 2,
+            ("callmill_engine_load_s", 'model="here"'): 1.5,
+        }
+        EngineMetrics("asr", "here").publish({"load_s": 1.5})  # a level is gone with the process that set it
+        assert scraped(expected) == expected
+
+
+def scraped(wanted: dict[tuple[str, str], float]) -> dict[tuple[str, str], float]:
+    """The wanted samples (metric, one of its tags) at this node's Prometheus endpoint, once all are there."""
+    (node,) = ray.nodes()
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    deadline = time.monotonic() + 60  # workers report every few seconds
+    while True:
+        lines = [line for line in httpx.get(url).text.splitlines() if line.startswith("ray_callmill_")]
+        found = {
+            (name, tag): float(line.rsplit(" ", 1)[1])
+            for name, tag in wanted
+            for line in lines
+            if re.match(rf"ray_{name}(_total)?{{", line) and tag in line
+        }
+        if found == wanted or time.monotonic() > deadline:
+            return found
+        time.sleep(1)
+
+
 def test_a_plan_that_cannot_be_placed_is_refused(spec: RunSpec) -> None:
     greedy = spec.model_copy(
         update={"asr": spec.asr.model_copy(update={"actors": spec.asr.actors.model_copy(update={"num_gpus": 2.0})})}
     )
     with pytest.raises(runtime.FatalError, match="the stages need 2 GPU slots to start and the cluster has 0"):
-        runtime._check_placeable(greedy, ray.cluster_resources())
+        runtime._check_placeable(greedy, greedy.stages, ray.cluster_resources())
 
 
 def test_the_end_of_the_pipeline_counts_outcomes(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_json_holds_words_redactions_and_every_answer():
         insight("disposition", error="not JSON"),
     ]
     document = json.loads(render(call, answers)["json"])
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == 2
     assert (document["call_id"], document["duration_s"], document["language"]) == ("call_1", 60.0, "en")
     assert [word["text"] for word in document["utterances"][0]["words"]] == ["Hello", "there."]
     assert document["redactions"][0]["placeholder"] == "[PHONE_1]"

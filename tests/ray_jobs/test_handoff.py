@@ -9,6 +9,7 @@ import ray
 
 from ray_jobs import handoff, runtime
 from ray_jobs.ledger import Ledger
+from ray_jobs.sources import SparkSource
 from ray_jobs.spec import RunSpec, parse_spec
 from spark_etl import job
 from spark_etl.plan import Plan, make_plan
@@ -36,7 +37,7 @@ def plan(spec: RunSpec) -> Plan:
 @pytest.fixture(scope="module")
 def cluster(spec: RunSpec) -> Iterator[None]:
     runtime.prepare_environment()
-    with runtime.ray_cluster(spec):
+    with runtime.ray_cluster(spec, spec.stages):
         yield
 
 
@@ -44,7 +45,8 @@ def cluster(spec: RunSpec) -> Iterator[None]:
 def passed(spec: RunSpec, plan: Plan, cluster: None) -> dict[str, Any]:
     """One run of the eight partitions through a slow stage, and what was seen on the way."""
     board = handoff.start_board(plan.partitions, spec.max_uncommitted)
-    producer = handoff.Producer(board, plan.partitions, spec, runtime.SPARK_MASTER_CPUS)
+    source = SparkSource(spec)
+    producer = handoff.Producer(board, plan.partitions, source)
     producer.start()
     tickets = handoff.read_tickets(board, plan.partitions, spec.max_uncommitted)
     stage = tickets.map_batches(
@@ -52,7 +54,7 @@ def passed(spec: RunSpec, plan: Plan, cluster: None) -> dict[str, Any]:
     )
     rows = stage.take_all()
     producer.join(60)
-    return {"rows": rows, "history": ray.get(board.history.remote()), "producer": producer}
+    return {"rows": rows, "history": ray.get(board.history.remote()), "producer": producer, "source": source}
 
 
 def test_every_partition_arrives_whole_and_once(plan: Plan, passed: dict[str, Any]) -> None:
@@ -72,11 +74,11 @@ def test_a_stage_begins_on_the_first_partition_before_spark_has_prepared_the_las
 
 
 def test_spark_keeps_no_block_of_a_committed_partition(spec: RunSpec, passed: dict[str, Any]) -> None:
-    producer = passed["producer"]
-    assert not producer.is_alive()
-    assert max(producer.num_cached) > 0
-    assert max(producer.num_cached) <= spec.max_uncommitted
-    assert producer.num_cached[-1] == 0
+    assert not passed["producer"].is_alive()
+    num_cached = passed["source"].num_cached
+    assert max(num_cached) > 0
+    assert max(num_cached) <= spec.max_uncommitted
+    assert num_cached[-1] == 0
 
 
 def test_a_dead_producer_wakes_whoever_waits(
@@ -88,7 +90,7 @@ def test_a_dead_producer_wakes_whoever_waits(
     monkeypatch.setattr(job, "start_spark", broken)
     monkeypatch.setattr(job, "stop_spark", lambda: None)
     board = handoff.start_board(plan.partitions, spec.max_uncommitted)
-    handoff.Producer(board, plan.partitions, spec, runtime.SPARK_MASTER_CPUS).start()
+    handoff.Producer(board, plan.partitions, SparkSource(spec)).start()
     with pytest.raises(Exception, match="Spark ETL stopped: OSError: no space left on device"):
         ray.get(board.wait_until_posted.remote(plan.partitions[0].partition_id), timeout=30)
 

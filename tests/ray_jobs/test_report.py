@@ -3,6 +3,7 @@
 import json
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html.parser import HTMLParser
 
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from ray_jobs.records import Failure, Insight, Redaction, StageEvent, StartUp, Transcript
 from ray_jobs.report import MAX_ROWS, RunFacts, TranscriptSummary, build_report, render_html, render_json
+from ray_jobs.spec import PriceSpec
 
 
 def stored(call_id: str, *, redacted: bool = True, **redactions: int) -> TranscriptSummary:
@@ -134,6 +136,48 @@ def test_a_summary_counts_a_transcript_s_redactions_by_entity():
     assert summary.num_redactions == 3
 
 
+# ---------------------------------------------------------------------------------------------------- tokens and scores
+
+
+def judged(call_id: str, score: int) -> Insight:
+    return insight(call_id, "quality", value_json=json.dumps({"reason": "It is short.", "score": score}))
+
+
+def test_a_judge_s_mean_score_stands_with_the_task_it_judges():
+    run = facts(
+        "a b c",
+        transcripts=[stored(call_id) for call_id in "abc"],
+        insights=[judged("a", 2), judged("b", 5), insight("c", "quality", error="no answer to judge")],
+        judges={"quality": "summary"},
+    )
+    document = json.loads(render_json(build_report(run)))["insights"]["quality"]
+    assert (document["judges"], document["mean_score"], document["num_ok"], document["num_failed"]) == (
+        "summary",
+        3.5,
+        2,
+        1,
+    )
+    assert "judges summary" in page(run)
+    assert ">3.50<" in page(run)
+
+
+def test_a_judge_without_a_score_has_no_mean():
+    run = facts("a", transcripts=[stored("a")], insights=[insight("a", "quality", error="e")], judges={"quality": "s"})
+    assert json.loads(render_json(build_report(run)))["insights"]["quality"]["mean_score"] is None
+
+
+def test_cost_is_tokens_by_price_failed_answers_included_and_unknown_without_one():
+    run = facts(
+        "a b",
+        transcripts=[stored("a"), stored("b")],
+        insights=[insight("a", "summary", value_json='{"s": "x"}'), insight("b", "summary", error="e")],
+    )
+    (unpriced,) = build_report(run).tasks
+    (priced,) = build_report(replace(run, prices={"smollm2": PriceSpec(prompt_usd=100.0, completion_usd=1000.0)})).tasks
+    assert (priced.prompt_tokens, priced.completion_tokens) == (20, 10)
+    assert (unpriced.cost_usd, priced.cost_usd) == (None, 0.012)
+
+
 # ------------------------------------------------------------------------------------------------------------- rates
 
 
@@ -179,11 +223,15 @@ def test_report_json_has_the_documented_keys():
         startups=[startup("ray", 0, 12.5)],
     )
     document = json.loads(render_json(build_report(run)))
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == 2
     assert [document[k] for k in ("num_calls", "num_ok", "num_failed", "num_skipped")] == [2, 1, 1, 0]
     assert document["accounted"] is True
     assert document["failures"] == {"truncated": 1}
-    assert document["insights"] == {"summary": {"num_ok": 1, "num_failed": 0}, "mood": {"num_ok": 0, "num_failed": 1}}
+    spent = {"num_broken": 0, "prompt_tokens": 10, "completion_tokens": 5, "cost_usd": None}
+    assert document["insights"] == {
+        "summary": {"num_ok": 1, "num_failed": 0, **spent},
+        "mood": {"num_ok": 0, "num_failed": 1, **spent},
+    }
     assert document["redactions"] == {"PERSON": 2, "PHONE": 1}
     assert document["rates"]["wall_s"] == 100
     assert document["rates"]["stages"]["asr"]["real_time_factor"] == 60

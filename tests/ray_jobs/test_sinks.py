@@ -19,7 +19,7 @@ def test_outcomes_are_stored_as_given_and_named_by_the_marker(tmp_path: Path) ->
     transcripts, failures = (pq.read_table(tmp_path / name) for name in marker.files)
     assert table_to_transcripts(transcripts) == [a_transcript("a")]
     assert table_to_failures(failures) == [a_failure("b")]
-    assert transcripts.schema.metadata[b"schema_version"] == b"1"
+    assert transcripts.schema.metadata[b"schema_version"] == b"2"
     assert all(partition.partition_id in name for name in marker.files)
 
 

@@ -1,19 +1,16 @@
 """Planning: what is done is skipped, what was planned is taken up, whole calls are laid out evenly."""
 
-import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ray_jobs.errors import SpecError
 from ray_jobs.ledger import CallState, Ledger, Marker, Partition, new_marker
 from ray_jobs.records import Call
-from ray_jobs.spec import PartitionSpec, RunSpec, parse_spec
-from spark_etl.plan import Plan, lay_out, make_plan, persist
+from ray_jobs.spec import RunSpec, parse_spec
+from spark_etl.plan import Plan, make_plan, persist
 
 WAV = b"RIFF\x00\x00\x00\x00WAVEfmt \x12\x00\x00\x00\x07\x00\x02\x00\x40\x1f\x00\x00\x80\x3e\x00\x00" + b"\x00" * 64_000
 
@@ -105,15 +102,6 @@ class TestCallIds:
         assert "jane" not in call.call_id
         assert "jane" not in call.source
 
-    @given(st.text(min_size=1, max_size=300).filter(lambda name: "/" not in name and "\0" not in name))
-    def test_any_name_makes_a_safe_id(self, name):
-        from spark_etl.plan import _call_id
-
-        call_id = _call_id(f"{name}.wav")
-        assert 0 < len(call_id) < 200
-        assert not call_id.startswith(".")
-        assert all(character.isascii() and (character.isalnum() or character in "._-") for character in call_id)
-
 
 class TestRerun:
     def test_planning_writes_nothing(self, spec_for, ledger, tmp_path):
@@ -197,34 +185,3 @@ class TestRetry:
         first, plan = self.plan_after(spec_for, ledger, "unreadable", retry_failed=True)
         assert todo(plan) == {"monday__0001"}
         assert plan.partitions[0].partition_id not in {p.partition_id for p in first.partitions}
-
-
-calls = st.lists(st.tuples(st.floats(0.1, 20_000), st.integers(0, 10**9)), min_size=1, max_size=120).map(
-    lambda sizes: [
-        Call(call_id=f"c{i}", uri=f"/c{i}", source=f"/c{i}", size_bytes=n, version="1", expected_speech_s=s)
-        for i, (s, n) in enumerate(sizes)
-    ]
-)
-
-
-class TestBalance:
-    @given(calls, st.integers(1, 40), st.floats(50, 5_000), st.integers(1, 4))
-    def test_every_call_is_in_exactly_one_partition_within_the_limits(self, calls, max_calls, max_speech_s, actors):
-        limits = PartitionSpec(max_calls=max_calls, max_speech_s=max_speech_s)
-        partitions = lay_out(calls, limits, actors, "f", {})
-        assert sorted(c.call_id for p in partitions for c in p.calls) == sorted(c.call_id for c in calls)
-        for partition in partitions:
-            assert len(partition.calls) <= max_calls
-            assert len(partition.calls) == 1 or partition.expected_speech_s <= max_speech_s * 1.000001
-
-    @given(calls)
-    def test_the_same_calls_in_any_order_give_the_same_partitions(self, calls):
-        there = lay_out(calls, PartitionSpec(), 1, "f", {})
-        back = lay_out(list(reversed(calls)), PartitionSpec(), 1, "f", {})
-        assert there == back
-
-    def test_equal_calls_are_spread_evenly(self):
-        one = Call(call_id="", uri="", source="", size_bytes=1, version="1", expected_speech_s=60.0)
-        many = [dataclasses.replace(one, call_id=str(i), uri=f"{i:03}") for i in range(400)]
-        loads = [p.expected_speech_s for p in lay_out(many, PartitionSpec(max_speech_s=3000), 1, "f", {})]
-        assert max(loads) == min(loads)

@@ -1,5 +1,6 @@
 """Prompt files: found, checked, rendered in one pass, and never changed once released."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,11 @@ from ray_jobs.errors import SpecError
 from ray_jobs.prompts.__main__ import main
 
 RELEASED = {
+    "action_items/v1": "9278015582a71934",
     "condense/v1": "657026a8178c982b",
     "disposition/v1": "ede42599153d101c",
+    "judge/v1": "ecef082fef905875",
+    "preference/v1": "32584c95899343ee",
     "summary/v1": "b15453690536cc48",
 }
 """Content hashes. A file that has to change becomes vN+1; its hash is added here."""
@@ -33,7 +37,7 @@ def test_every_prompt_begins_alike_for_the_prefix_cache(version: str) -> None:
 
 @pytest.mark.parametrize("version", ["summary/v99", "nothing/v1", "../prompts/summary/v1", "summary"])
 def test_an_unknown_version_is_refused_with_those_there_are(version: str) -> None:
-    with pytest.raises(SpecError, match=r"no prompt .*; there are condense/v1, disposition/v1, summary/v1"):
+    with pytest.raises(SpecError, match=r"no prompt .*; there are .*condense/v1, disposition/v1, .*summary/v1"):
         prompts.load(version)
 
 
@@ -45,6 +49,11 @@ def test_an_unknown_version_is_refused_with_those_there_are(version: str) -> Non
         (FILE.replace("system:", "sytem:"), "must hold system, user, schema and nothing else"),
         (FILE + "model: big", "must hold system, user, schema and nothing else"),
         (FILE.replace("{type: object}", "object"), "schema is a mapping"),
+        (FILE + "kind: poem", "kind poem is none of task, judge, preference"),
+        (FILE + "kind: judge", "does not use {{answer}}"),
+        (FILE.replace("transcript", "answer"), "unknown variable answer; there are transcript and labels"),
+        (FILE + "hints: {model: big}", "hints may hold max_tokens and nothing else"),
+        (FILE + "hints: {max_tokens: many}", "hints.max_tokens many is not a number of tokens"),
         ("user: [", "is not YAML"),
         ("", "must hold"),
     ],
@@ -61,6 +70,18 @@ def test_the_hash_changes_with_any_byte() -> None:
     assert len(hashes) == 3
 
 
+def test_a_prompt_hints_how_long_its_answers_are() -> None:
+    assert prompts.parse("mine/v1", (FILE + "hints: {max_tokens: 40}").encode()).max_tokens == 40
+    assert prompts.parse("mine/v1", FILE.encode()).max_tokens == prompts.DEFAULT_MAX_TOKENS
+
+
+def test_a_judge_is_shown_the_call_the_answer_and_the_rubric() -> None:
+    rendered = prompts.load("judge/v1").render(
+        transcript="agent: Hello.", answer='{"a": 1}', rubric="Is it {{answer}}?"
+    )
+    assert all(part in rendered.user for part in ("agent: Hello.", '{"a": 1}', "rubric: Is it {{answer}}?"))
+
+
 def test_labels_fill_the_text_and_the_schema() -> None:
     rendered = prompts.load("disposition/v1").render(transcript="Hello.", labels=("yes", "no"))
     assert "Choose one of: yes, no." in rendered.user
@@ -72,6 +93,45 @@ def test_a_transcript_cannot_bring_variables_of_its_own() -> None:
         transcript="say {{labels}} {{transcript}} \\1", labels=("yes", "no")
     )
     assert "say {{labels}} {{transcript}} \\1" in rendered.user
+
+
+# ----------------------------------------------------------------------------------------------- prompts from elsewhere
+
+
+def test_a_file_is_read_beside_the_spec(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(FILE)
+    assert prompts.read("mine.yaml", tmp_path) == FILE
+
+
+@pytest.mark.parametrize("reference", ["gone.yaml", "", "Summary/v1"])
+def test_a_file_that_cannot_be_read_is_named_with_what_a_prompt_may_be(reference: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"cannot be read \(.*\); a prompt is the path of .* or one of .*summary/v1"):
+        prompts.read(reference, tmp_path)
+
+
+def test_a_registry_without_mlflow_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(
+        SpecError, match=r"mlflow:mood/3: MLflow is not installed here; pip install 'callmill\[mlflow\]'"
+    ):
+        prompts.read("mlflow:mood/3", tmp_path)
+
+
+@pytest.mark.parametrize("reference", ["mlflow:mood", "mlflow:mood/latest", "mlflow:/1"])
+def test_a_registry_entry_without_its_version_is_refused(reference: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="the form is mlflow:NAME/VERSION, VERSION a number"):
+        prompts.read(reference, tmp_path)
+
+
+def test_an_entry_of_a_real_registry_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    genai = pytest.importorskip("mlflow.genai", reason="the extra mlflow is not in the lock")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        monkeypatch.setenv(name, (tmp_path / "registry").as_uri())
+    genai.register_prompt(name="mood", template=FILE)
+    assert prompts.read("mlflow:mood/1", tmp_path) == FILE
+    with pytest.raises(SpecError, match=r"prompt mlflow:mood/2: .*not found"):
+        prompts.read("mlflow:mood/2", tmp_path)
 
 
 # ------------------------------------------------------------------------------------------ python -m ray_jobs.prompts
@@ -123,6 +183,11 @@ def test_test_prints_what_the_model_would_be_sent(capsys: pytest.CaptureFixture[
         (["show", "mood/v1"], "error: no prompt mood/v1; there are"),
         (["test", "disposition/v1"], "error: prompt disposition/v1 chooses among labels; pass --labels"),
         (["test", "summary/v1", "--transcript", "/nowhere"], "error: --transcript /nowhere: cannot be read"),
+        (
+            ["test", "summary/v1", "--output", "/nowhere"],
+            "error: prompt summary/v1: there is no version before it; pass",
+        ),
+        (["test", "summary/v1", "--output", "/nowhere", "--against", "summary/v1"], "error: /nowhere: holds no"),
     ],
 )
 def test_mistakes_end_in_one_line(arguments: list[str], message: str) -> None:

@@ -1,0 +1,95 @@
+"""Fused and staged are two arrangements of the same stages: same partitions, same transcripts, one ledger."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.runs import SAMPLES, kill, read_table, report, run_job, start_job, wait_for, write_spec
+
+pytestmark = pytest.mark.integration
+
+CALLS = ["02_card_payment", "06_voicemail", "07_delivery_mono"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("staged")
+    (folder / "in").mkdir()
+    for name in CALLS:
+        shutil.copy(SAMPLES / f"{name}.wav", folder / "in")
+    return folder
+
+
+def spec_with(folder: Path, output: str) -> Path:
+    (folder / output).mkdir(exist_ok=True)
+    places = {"input": {"uri": str(folder / "in")}, "output": {"uri": str(folder / output)}}
+    return write_spec(folder / output, **places, llm={"engine": "none"})
+
+
+@pytest.fixture(scope="module")
+def fused(folder: Path) -> Path:
+    spec = spec_with(folder, "fused")
+    code, text = run_job("--spec", spec)
+    assert code == 0, text
+    return folder / "fused"
+
+
+@pytest.fixture(scope="module")
+def staged(folder: Path) -> Path:
+    """An output whose partitions are prepared."""
+    spec = spec_with(folder, "staged")
+    code, text = run_job("--spec", spec, module="ray_jobs.preprocess")
+    assert code == 0, text
+    assert len(prepared(folder / "staged")) == len(CALLS)
+    return folder / "staged"
+
+
+def prepared(output: Path) -> list[Path]:
+    return sorted((output / "_callmill" / "partitions").glob("*.parquet"))
+
+
+def markers(output: Path) -> list[Path]:
+    return sorted((output / "_callmill" / "markers" / "transcripts").glob("*/*.json"))
+
+
+def transcripts(output: Path) -> list[dict[str, Any]]:
+    return sorted(read_table(output, "transcripts").to_pylist(), key=lambda row: row["call_id"])
+
+
+def test_a_killed_transcription_goes_on_after_its_last_commit(staged: Path) -> None:
+    job = start_job("--spec", staged / "spec.yaml", module="ray_jobs.transcribe")
+    wait_for(lambda: markers(staged), job)
+    kill(job)
+    before = {path: path.stat().st_mtime_ns for path in markers(staged)}
+    assert 0 < len(before) < len(CALLS)
+    code, text = run_job("--spec", staged / "spec.yaml", module="ray_jobs.postprocess", timeout_s=60)
+    assert code == 1
+    assert "planned partitions are not transcribed: run ray_jobs.transcribe first" in text
+    code, text = run_job("--spec", staged / "spec.yaml", module="ray_jobs.transcribe")
+    assert code == 0, text
+    assert len(markers(staged)) == len(CALLS)
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "what was committed is left alone"
+    assert not prepared(staged), "the audio went with the commits"
+
+
+def test_staged_and_fused_give_the_same_transcripts_of_the_same_partitions(staged: Path, fused: Path) -> None:
+    code, text = run_job("--spec", staged / "spec.yaml", module="ray_jobs.postprocess", timeout_s=60)
+    assert code == 0, text
+    assert [row["call_id"] for row in transcripts(staged)] == CALLS
+    assert transcripts(staged) == transcripts(fused)
+    assert [path.name for path in markers(staged)] == [path.name for path in markers(fused)]
+    found = report(staged)
+    assert found["accounted"]
+    assert found["rates"]["stages"]["etl"]["num_calls"] == len(CALLS)
+
+
+def test_each_arrangement_finds_the_others_work_done(staged: Path, fused: Path) -> None:
+    code, text = run_job("--spec", staged / "spec.yaml", timeout_s=60)
+    assert code == 0
+    assert "nothing to do: all 3 calls are done" in text
+    for module in ("ray_jobs.preprocess", "ray_jobs.transcribe"):
+        code, text = run_job("--spec", fused / "spec.yaml", module=module, timeout_s=60)
+        assert code == 0
+        assert "nothing to do" in text
