@@ -72,7 +72,7 @@ class Airflow:
         old = next(process for process in family if process.cmdline()[1:] == [AIRFLOW, component])
         environment = old.environ()
         old.terminate()
-        old.wait(60)
+        wait_until(lambda: has_ended(old), f"the {component} has ended")
         self._replaced.append(
             subprocess.Popen([AIRFLOW, component], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
         )
@@ -140,6 +140,14 @@ def processes_with(path: Path) -> list[str]:
         with suppress(psutil.Error):  # gone meanwhile
             commands.append(" ".join(process.cmdline()))
     return [command for command in commands if str(path) in command]
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Whether it runs no more, though its parent may not have taken notice."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def wait_until(holds: Callable[[], bool], what: str, told: Callable[[], str] = str) -> None:
