@@ -167,6 +167,7 @@ def _write_transcripts(cache: Path) -> None:
 
     from ray_jobs.engines.load_asr import load_asr
     from ray_jobs.stages.transcribe import transcribe
+    from spark_etl.job import open_part
     from spark_etl.prepare import prepare_partition
 
     spec = _spec()
@@ -181,7 +182,7 @@ def _write_transcripts(cache: Path) -> None:
         )
         for document in _sample_documents()
     ]
-    rows = prepare_partition(calls, spec.etl, lambda call: Path(call.uri).read_bytes())
+    rows = prepare_partition(calls, spec.etl, open_part)
     outcomes = transcribe(rows, load_asr(spec.asr, num_threads=2), spec.asr, spec.channels)
     pq.write_table(transcripts_to_table([o for o in outcomes if isinstance(o, Transcript)]), cache)
 

@@ -72,12 +72,12 @@ class Transcribe:
         return _tag(records.outcomes_to_table(outcomes), partition_id)
 
     def _transcribe(self, rows: Sequence[CallAudio | Failure], partition_id: str, attempt: Attempt) -> list[Outcome]:
-        from ray_jobs.stages.transcribe import transcribe
+        from ray_jobs.stages.transcribe import originals, transcribe, with_duplicates
 
         if not attempt.call_by_call:
             return transcribe(rows, self._engine, self._spec.asr, self._spec.channels)
         outcomes: list[Outcome] = []
-        for row in rows:
+        for row in originals(rows):
             if row.call_id in attempt.deadly_calls:
                 reason = "the ASR engine's process died on this call; see the worker's log, then --retry-failed"
                 outcomes.append(failed(row, code="asr_crashed", stage="asr", reason=reason))
@@ -85,7 +85,7 @@ class Transcribe:
             ray.get(self._board.suspect.remote(partition_id, row.call_id))
             outcomes.extend(transcribe([row], self._engine, self._spec.asr, self._spec.channels))
             ray.get(self._board.clear.remote(partition_id))
-        return outcomes
+        return with_duplicates(rows, outcomes)
 
 
 class Gate:
@@ -286,7 +286,7 @@ def _record(
 
 
 def _sums(rows: Sequence[Outcome]) -> dict[str, Any]:
-    heard = [row for row in rows if not isinstance(row, Failure)]
+    heard = [row for row in rows if not isinstance(row, Failure) and row.duplicate_of is None]
     return {
         "num_calls": len(rows),
         "audio_s": sum(row.duration_s for row in heard),

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -80,6 +80,8 @@ def run(spec: RunSpec, *, dry_run: bool = False, retry_failed: bool = False) -> 
     ledger = Ledger(storage.normalise(spec.output.uri))
     plan = make_plan(spec, ledger, retry_failed=retry_failed)
     check_stages(spec, spec.stages)
+    for note in plan.notes:
+        print(f"note: {note}", file=sys.stderr)
     if dry_run:
         print(describe(spec, plan, spec.stages))
         return 0
@@ -199,6 +201,7 @@ def _progress(plan: Plan, stages: Sequence[str], console: Console) -> Progress:
 def _followed(flow: Flow, progress: Progress, measured: Measured) -> Iterator[None]:
     """Collect and draw a flow's events and warnings as they come in."""
     ended = threading.Event()
+    told: set[str] = set()
 
     def take() -> None:
         events = flow.events(len(measured.events))
@@ -206,6 +209,10 @@ def _followed(flow: Flow, progress: Progress, measured: Measured) -> Iterator[No
         measured.events.extend(events)
         measured.warnings.extend(warnings)
         progress.update(events, note=flow.waiting_for())
+        for startup in flow.startups():
+            if startup.ui_url and startup.ui_url not in told:
+                told.add(startup.ui_url)
+                progress.say(f"{startup.phase.capitalize()} UI: {startup.ui_url}")
         for warning in warnings:
             progress.warn(warning)
 
@@ -240,8 +247,10 @@ def count(spec: RunSpec, plan: Plan, ledger: Ledger, run_id: str, began_unix_s: 
             failures=found.failures,
             insights=found.insights,
             num_skipped=len(plan.done),
+            left_out=plan.left_out,
+            planned_skew=plan.skew,
             events=measured.events,
-            warnings=measured.warnings,
+            warnings=[*plan.notes, *measured.warnings],
             startups=measured.startups,
             peak_memory_bytes=measured.peak_memory_bytes,
             call_files=spec.output.call_files,
@@ -264,6 +273,7 @@ def describe(spec: RunSpec, plan: Plan, stages: Sequence[str]) -> str:
         f"input      {storage.normalise(spec.input.uri)}",
         f"output     {storage.normalise(spec.output.uri)}",
         f"calls      {len(plan.calls):,}, of which {len(plan.done):,} are done and {len(todo):,} to do",
+        *([f"left out   {_by_key(plan.left_out)}"] if plan.left_out else []),
         f"audio      about {sum(call.expected_speech_s for call in todo) / SPEECH_SHARE / 3600:.2f} h to do, "
         f"{sum(call.size_bytes for call in todo) / 1e6:,.1f} MB",
         f"partitions {len(plan.partitions):,} ({len(plan.resumed):,} from an earlier run), skew {plan.skew:.2f}; "
@@ -279,6 +289,10 @@ def describe(spec: RunSpec, plan: Plan, stages: Sequence[str]) -> str:
     if len(plan.partitions) > SHOWN_PARTITIONS:
         lines.append(f"  ... and {len(plan.partitions) - SHOWN_PARTITIONS:,} more")
     return "\n".join(lines)
+
+
+def _by_key(left_out: Mapping[str, int]) -> str:
+    return ", ".join(f"{num_calls:,} by {key}" for key, num_calls in left_out.items())
 
 
 def _pools(spec: RunSpec, stages: Sequence[str]) -> str:

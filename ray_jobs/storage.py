@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -98,6 +98,29 @@ def stat(uri: str) -> ObjectInfo:
     return _s3_info(uri, head["ContentLength"], head)
 
 
+def stat_many(uris: Sequence[str]) -> list[ObjectInfo]:
+    """What is stored at each location, in order, asked concurrently; with `version` "" where nothing is, or is shown.
+
+    Raises RetryableError.
+    """
+    if not any(map(is_s3, uris)):
+        return list(map(_stat_or_nothing, uris))  # quicker than handing each to a thread
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        return list(pool.map(_stat_or_nothing, uris))
+
+
+def _stat_or_nothing(uri: str) -> ObjectInfo:
+    try:
+        return stat(uri)
+    except (FileNotFoundError, PermissionError):
+        return nothing_at(uri)
+
+
+def nothing_at(uri: str) -> ObjectInfo:
+    """Stands for an object that is not there."""
+    return ObjectInfo(uri=uri, size_bytes=0, version="", modified_unix_s=0.0)
+
+
 def exists(uri: str) -> bool:
     """Whether there is an object. Raises PermissionError or RetryableError where that cannot be told."""
     try:
@@ -119,6 +142,33 @@ def read_bytes(uri: str, *, version: str | None = None) -> bytes:
         if version and _local_info(uri, os.fstat(file.fileno())).version != version:
             raise ChangedError(uri)
         return file.read()
+
+
+def open_bytes(uri: str, *, version: str | None = None) -> BinaryIO:
+    """The object as an open file: the file itself, or a nameless temporary one that an S3 object was copied to.
+
+    Raises ChangedError as `read_bytes` does.
+    """
+    if is_s3(uri):
+        first = _get(uri, 0, PART_BYTES, version)
+        return _copied([first.data], _rest(uri, first))
+    file = open(uri, "rb")  # noqa: SIM115 - it is the caller's
+    if version and _local_info(uri, os.fstat(file.fileno())).version != version:
+        file.close()
+        raise ChangedError(uri)
+    return file
+
+
+def _copied(*pieces: Iterable[bytes]) -> BinaryIO:
+    file: Any = tempfile.TemporaryFile()  # noqa: SIM115 - it is the caller's
+    try:
+        for piece in pieces:
+            file.writelines(piece)
+        file.flush()
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def download(uri: str, path: Path, *, version: str | None = None) -> None:
@@ -221,7 +271,7 @@ def _walk(folder: str) -> Iterator[ObjectInfo]:
     try:
         with os.scandir(folder) as scan:
             entries = sorted(scan, key=lambda entry: entry.name + "/" * entry.is_dir())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     for entry in entries:
         try:

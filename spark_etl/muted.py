@@ -1,11 +1,12 @@
 """A call's recording once more, with silence where secrets were spoken, as a WAV file.
 
-The recording is read and decoded again, for speech is all that ETL keeps of it. What is in memory is the recording as
-it is stored and one block of its samples.
+The recording is read and decoded again, for speech is all that ETL keeps of it. What is in memory is one block of its
+samples.
 """
 
 import wave
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -15,8 +16,8 @@ from ray_jobs.records import Call, Redaction
 from ray_jobs.spec import EtlSpec
 from ray_jobs.stages.mute import mute
 from spark_etl.decode import Block
-from spark_etl.helper import Decoder
-from spark_etl.job import read_call
+from spark_etl.job import open_part
+from spark_etl.prepare import read_blocks
 
 MAX_WAV_BYTES = (1 << 32) - (1 << 10)
 """Samples that a WAV file's 32-bit sizes can count, less its header."""
@@ -28,8 +29,8 @@ def write_muted(call: Call, redactions: Sequence[Redaction], etl: EtlSpec, path:
     Raises CallError where the recording is not to be had or not the version that was transcribed, and `too_long` where
     no WAV file holds it.
     """
-    with Decoder(max_s=etl.max_call_s, timeout_s=etl.file_timeout_s) as decoder:
-        write_wav(_muted(decoder.decode(read_call(call)), redactions), path)
+    with closing(read_blocks(call, etl, open_part)) as blocks:
+        write_wav(_muted(blocks, redactions), path)
 
 
 def write_wav(blocks: Iterator[Block], path: Path) -> None:

@@ -26,7 +26,7 @@ from ray_jobs.engines.load_asr import load_asr
 from ray_jobs.records import Call, Transcript
 from ray_jobs.spec import RunSpec
 from ray_jobs.stages.transcribe import transcribe
-from spark_etl.job import read_call
+from spark_etl.job import open_part
 from spark_etl.prepare import prepare_partition
 from tests.e2e.runs import SAMPLES, read_table, start_job, write_spec
 
@@ -221,7 +221,7 @@ def test_asr_hears_the_conversation_and_no_secret_in_the_muted_recordings(run: R
         Call(call_id=path.stem, uri=str(path), source=path.name, size_bytes=0, version="", expected_speech_s=0.0)
         for path in paths
     ]
-    rows = prepare_partition(calls, spec.etl, read_call)
+    rows = prepare_partition(calls, spec.etl, open_part)
     heard = transcribe(rows, load_asr(spec.asr, num_threads=2), spec.asr, spec.channels)
     for call in heard:
         assert isinstance(call, Transcript)

@@ -6,7 +6,7 @@ import pytest
 
 from ray_jobs import runtime
 from ray_jobs.errors import FatalError
-from ray_jobs.spec import RunSpec, parse_spec
+from ray_jobs.spec import STAGES, RunSpec, parse_spec
 
 
 def a_spec(asr: dict[str, Any], llm: dict[str, Any]) -> RunSpec:
@@ -28,11 +28,11 @@ def test_a_fraction_lies_on_one_gpu(shares: list[float], num_gpus: int) -> None:
 def test_two_engines_of_one_gpu_each_are_refused_on_one_gpu() -> None:
     cluster = {"CPU": 64.0, "GPU": 1.0}
     with pytest.raises(FatalError, match="the stages need 2 GPU slots to start and the cluster has 1: lower num_gpus"):
-        runtime._check_placeable(a_spec({"num_gpus": 1}, {"num_gpus": 1}), cluster)
-    runtime._check_placeable(a_spec({"num_gpus": 0.4}, {"num_gpus": 0.6}), cluster)
+        runtime._check_placeable(a_spec({"num_gpus": 1}, {"num_gpus": 1}), STAGES, cluster)
+    runtime._check_placeable(a_spec({"num_gpus": 0.4}, {"num_gpus": 0.6}), STAGES, cluster)
 
 
 def test_three_engines_of_more_than_half_a_gpu_are_refused_on_two() -> None:
     crowded = a_spec({"num_gpus": 0.6, "min_actors": 2, "max_actors": 2}, {"num_gpus": 0.6})
     with pytest.raises(FatalError, match="the stages need 3 GPU slots to start and the cluster has 2"):
-        runtime._check_placeable(crowded, {"CPU": 64.0, "GPU": 2.0})
+        runtime._check_placeable(crowded, STAGES, {"CPU": 64.0, "GPU": 2.0})

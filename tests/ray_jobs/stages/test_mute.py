@@ -70,13 +70,14 @@ def test_asr_hears_no_secret_in_muted_audio() -> None:
     from ray_jobs.stages.transcribe import transcribe
     from spark_etl.decode import decode_ffmpeg
     from spark_etl.prepare import prepare_partition
+    from spark_etl.recording import Recording
 
     spec = RunSpec.model_validate({"input": {"uri": str(SAMPLE.parent)}})
     engine = load_asr(spec.asr, num_threads=2)
     call = Call(call_id="02", uri=str(SAMPLE), source="02", size_bytes=0, version="", expected_speech_s=0.0)
 
     def hear(recording: bytes) -> Outcome:
-        rows = prepare_partition([call], spec.etl, lambda _: recording)
+        rows = prepare_partition([call], spec.etl, lambda *_: Recording.holding(recording))
         return transcribe(rows, engine, spec.asr, spec.channels)[0]
 
     def heard_words(outcome: Outcome) -> set[str]:
@@ -87,7 +88,7 @@ def test_asr_hears_no_secret_in_muted_audio() -> None:
     unredacted = hear(recording)
     (redacted,) = redact([unredacted], Redactor(spec.redact))
     assert isinstance(redacted, Transcript)
-    blocks = list(decode_ffmpeg(recording, max_s=600.0))
+    blocks = list(decode_ffmpeg(Recording.holding(recording), max_s=600.0))
     pcm = np.concatenate([block.pcm for block in blocks], axis=1)
     muted = mute(pcm, blocks[0].sample_rate_hz, redacted.redactions)
     secrets = heard_words(unredacted) - heard_words(replace(redacted, redactions=()))
