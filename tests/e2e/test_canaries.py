@@ -124,7 +124,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
             job = start_job("--spec", spec)
         metrics, engine_log = watch(job, temporary)
         terminal, _ = job.communicate()
-        assert job.returncode == 0, terminal
+        assert job.returncode == 0, terminal + engine_log[-4000:]
         yield Run(
             inputs=inputs,
             output=output,

@@ -51,6 +51,11 @@ class TestMistakes:
             ({**INPUT, "redact": {"entities": ["PRESON"]}}, "redact.entities.0: Input should be 'PERSON'"),
             ({**INPUT, "redact": {"mode": "hash"}}, "redact: mode hash needs hash_key_env"),
             ({**INPUT, "redact": {"patterns": {"CLAIM": "("}}}, "CLAIM is not a regular expression"),
+            (
+                {**INPUT, "redact": {"mode": "store_unredacted", "muted_audio": True}},
+                "redact: muted_audio has no secrets to mute under mode store_unredacted",
+            ),
+            ({**INPUT, "redact": {"llm": {"model": "big"}}}, "redact.llm.endpoint is missing"),
             ({**INPUT, "partitions_ahead": 1, "etl": {"spark": {"num_executors": 4}}}, "is below one wave of Spark"),
             ({**INPUT, "llm": {"engine": "openai_endpoint"}}, "llm: engine openai_endpoint needs endpoint: {url"),
             ({**INPUT, "llm": {"endpoint": {"url": "http://h/v1"}}}, "llm: endpoint: engine vllm_local asks no server"),
@@ -128,7 +133,14 @@ class TestFingerprints:
         assert changed(asr={"model": "large-v3"}) == {"asr", "redact", "analyse"}
         assert changed(channels={"roles": ["customer", "agent"]}) == {"asr", "redact", "analyse"}
         assert changed(redact={"entities": ["PERSON"]}) == {"redact", "analyse"}
+        assert changed(redact={"muted_audio": True}) == {"redact", "analyse"}
         assert changed(llm={"seed": 1}) == {"analyse"}
+
+    def test_a_reader_of_secrets_shapes_redaction_and_where_it_is_asked_does_not(self) -> None:
+        here, there = ({"model": "big", "endpoint": {"url": f"http://{host}/v1"}} for host in ("here", "there"))
+        assert changed(redact={"llm": here}) == {"redact", "analyse"}
+        specs = [parse_spec({**INPUT, "redact": {"llm": reader}}) for reader in (here, there)]
+        assert specs[0].fingerprints() == specs[1].fingerprints()
 
     def test_settings_of_speed_are_in_none(self) -> None:
         assert not changed(
