@@ -178,6 +178,10 @@ class Board:
         """Stage events from index `start` on."""
         return self._events[start:]
 
+    async def warn(self, message: str) -> None:
+        """Something went wrong and was mended: one line for the report and whoever watches."""
+        self._warnings.append(message)
+
     async def warnings(self, start: int) -> list[str]:
         """Lines for whoever watches the run, from index `start` on."""
         return self._warnings[start:]

@@ -15,8 +15,9 @@ from ray_jobs import storage
 from ray_jobs.errors import CallError, RetryableError
 from ray_jobs.intermediate import Intermediate
 from ray_jobs.ledger import Partition
-from ray_jobs.records import AUDIO_SCHEMA, Call, StageEvent, audio_to_table
+from ray_jobs.records import AUDIO_SCHEMA, Part, StageEvent, audio_to_table
 from ray_jobs.spec import EtlSpec, SparkSpec
+from spark_etl.recording import Recording
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -233,7 +234,7 @@ def prepared_table(plan: str, etl: EtlSpec) -> pa.Table:
 
     partition = Partition.from_document(json.loads(plan))
     began = time.time()
-    table = audio_to_table(prepare_partition(partition.calls, etl, read_call))
+    table = audio_to_table(prepare_partition(partition.calls, etl, open_part))
     where = {
         "partition_id": partition.partition_id,
         "start_unix_s": began,
@@ -250,31 +251,32 @@ def prepared_table(plan: str, etl: EtlSpec) -> pa.Table:
 def etl_event(prepared: pa.Table) -> StageEvent:
     """What ETL did, by a table under WAVE_SCHEMA."""
     rows = prepared.drop_columns(["pcm"]).to_pylist()
-    heard = [row for row in rows if row["failure"] is None]
+    good = [row for row in rows if row["failure"] is None]
+    heard = [row for row in good if row["duplicate_of"] is None]  # a duplicate's audio was not worked on
     return StageEvent(
         partition_id=rows[0]["partition_id"],
         stage="etl",
         start_unix_s=rows[0]["start_unix_s"],
         end_unix_s=rows[0]["end_unix_s"],
         num_calls=len(rows),
-        num_failed=len(rows) - len(heard),
+        num_failed=len(rows) - len(good),
         audio_s=sum(row["duration_s"] for row in heard),
         speech_s=sum(sum(span["num_samples"] for span in row["spans"]) / row["sample_rate_hz"] for row in heard),
         worker=rows[0]["worker"],
     )
 
 
-def read_call(call: Call) -> bytes:
-    """The recording's bytes. Raises CallError where they are not to be had, or not the planned version's."""
+def open_part(part: Part, shown: str) -> Recording:
+    """One file of a call, called `shown` in reasons. Raises CallError where it is not to be had as it was planned."""
     try:
-        return storage.read_bytes(call.uri, version=call.version)
+        return Recording(storage.open_bytes(part.uri, version=part.version))
     except FileNotFoundError:
-        raise CallError("vanished", f"{call.source} was listed and is no longer there") from None
+        raise CallError("vanished", f"{shown} was listed and is no longer there") from None
     except PermissionError as error:
-        raise CallError("access_denied", f"{call.source}: {error.strerror}") from None
+        raise CallError("access_denied", f"{shown}: {error.strerror}") from None
     except storage.ChangedError:
         raise CallError(
-            "changed", f"{call.source} was replaced after it was listed; the next run takes the new one"
+            "changed", f"{shown} was replaced after it was listed; the next run takes the new one"
         ) from None
     except (RetryableError, OSError) as error:
-        raise CallError("storage", f"{call.source}: {' '.join(str(error).split())}") from None
+        raise CallError("storage", f"{shown}: {' '.join(str(error).split())}") from None

@@ -6,7 +6,7 @@ own clock again. Engines know neither calls nor channels; this module knows no t
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 
 import numpy as np
@@ -39,14 +39,45 @@ def transcribe(
     All windows of the partition go to the engine at once. If it raises, they go call by call: a call it raises on
     again becomes the failure asr_error, unless the engine cannot even read a second of silence; then its exception,
     like any PipelineError, is the caller's. A call in which the engine finds no words is the failure no_speech, as one
-    without speech is in ETL: a transcript has words.
+    without speech is in ETL: a transcript has words. A duplicate has its original's outcome.
     """
-    packed = [[] if isinstance(row, Failure) else pack(row, row.language or asr.language) for row in rows]
+    own = originals(rows)
+    packed = [[] if isinstance(row, Failure) else pack(row, row.language or asr.language) for row in own]
     heard = _hear(packed, engine)
-    return [
+    outcomes = [
         row if isinstance(row, Failure) else _outcome(row, windows, texts, engine.model_name, channels)
-        for row, windows, texts in zip(rows, packed, heard, strict=True)
+        for row, windows, texts in zip(own, packed, heard, strict=True)
     ]
+    return with_duplicates(rows, outcomes)
+
+
+def originals(rows: Sequence[CallAudio | Failure]) -> list[CallAudio | Failure]:
+    """The rows but for duplicates, which have nothing to transcribe."""
+    return [row for row in rows if isinstance(row, Failure) or row.duplicate_of is None]
+
+
+def with_duplicates(rows: Sequence[CallAudio | Failure], outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """One outcome per row, in order, from those of the rows' originals."""
+    known = {outcome.call_id: outcome for outcome in outcomes}
+    return [
+        known[row.call_id]
+        if isinstance(row, Failure) or row.duplicate_of is None
+        else _copied(row, known[row.duplicate_of])
+        for row in rows
+    ]
+
+
+def _copied(row: CallAudio, original: Outcome) -> Outcome:
+    if isinstance(original, Failure):
+        return failed(row, code=original.code, stage=original.stage, reason=original.reason)
+    return replace(
+        original,
+        call_id=row.call_id,
+        uri=row.uri,
+        missing_roles=row.missing_roles,
+        metadata=row.metadata,
+        duplicate_of=row.duplicate_of,
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- the engine

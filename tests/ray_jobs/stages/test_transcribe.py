@@ -3,6 +3,7 @@
 import json
 import wave
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,26 @@ def hear(engine: FakeAsr, *rows: CallAudio | Failure, language: str | None = "en
 def lines(outcome: Outcome) -> list[tuple[str, str, float, float]]:
     assert isinstance(outcome, Transcript)
     return [(u.role, u.text, u.start_s, u.end_s) for u in outcome.utterances]
+
+
+class TestDuplicates:
+    def test_are_read_once_and_have_the_words_each(self) -> None:
+        engine = FakeAsr()
+        original = a_call((0, 1.0, a_word(1)), call_id="a")
+        copy = replace(a_call(call_id="b"), duplicate_of="a", metadata={"queue": "vip"})
+        first, second = hear(engine, original, copy)
+        assert isinstance(second, Transcript)
+        assert (second.call_id, second.uri, second.duplicate_of) == ("b", "b.wav", "a")
+        assert second.metadata == {"queue": "vip"}
+        assert lines(second) == lines(first) == [("agent", "w1", 1.0, 1.5)]
+
+    def test_fail_as_their_original_does(self) -> None:
+        copy = replace(a_call(call_id="b"), duplicate_of="a")
+        outcomes = hear(FakeAsr(), a_call((0, 1.0, [POISON] * 50), call_id="a"), copy)
+        assert [(o.call_id, o.code, o.duplicate_of) for o in outcomes if isinstance(o, Failure)] == [
+            ("a", "asr_error", None),
+            ("b", "asr_error", "a"),
+        ]
 
 
 class TestWords:
