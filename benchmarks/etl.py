@@ -12,6 +12,7 @@ turns              share of the sample calls' turns that is kept (recall), and o
 cross_talk         each party bleeds into the other's channel: share of that bleed that is kept, and of one's own speech
                    while both talk (of what is kept of it without bleed)
 peak_memory_mib    of a fresh process, against the minutes of calls in its partition
+long_call          the same of one recording of some hours on disk, beside the speech it hands over
 
 Needs soundfile and silero-vad. CALLMILL_SPEECH_DATA adds a folder of real recordings to the agreement.
 """
@@ -27,8 +28,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import av
 import numpy as np
@@ -38,7 +41,9 @@ from ray_jobs.records import Call, CallAudio
 from ray_jobs.spec import EtlSpec
 from spark_etl.decode import Samples
 from spark_etl.helper import Decoder
+from spark_etl.job import open_part
 from spark_etl.prepare import prepare_partition
+from spark_etl.recording import Recording as Stored
 from spark_etl.vad import CHUNK_S, speech_probabilities
 
 SAMPLES = Path(__file__).parents[1] / "tests" / "data" / "sample_calls"
@@ -88,7 +93,7 @@ def speech_data(folder: Path) -> Iterator[Recording]:
 
 def _decoded(path: Path, turns: tuple[tuple[int, float, float], ...] = ()) -> Recording:
     with Decoder(max_s=3600, timeout_s=60) as decoder:
-        blocks = list(decoder.decode(path.read_bytes()))
+        blocks = list(decoder.decode(Stored(path.open("rb"))))
     pcm = np.concatenate([block.pcm for block in blocks], axis=1)
     return Recording(name=path.stem, sample_rate_hz=blocks[0].sample_rate_hz, pcm=pcm, turns=turns)
 
@@ -132,11 +137,11 @@ def _mu_law_wav(pcm: Samples) -> bytes:
 
 
 def ours(files: Sequence[bytes]) -> list[CallAudio]:
-    calls = [
-        Call(call_id=str(i), uri=str(i), source=str(i), size_bytes=len(data), version="", expected_speech_s=0)
-        for i, data in enumerate(files)
+    calls = [  # each has a size of its own, so that orders of the parts that come twice are done twice
+        Call(call_id=str(i), uri=str(i), source=str(i), size_bytes=i, version="", expected_speech_s=0)
+        for i in range(len(files))
     ]
-    rows = prepare_partition(calls, ETL, lambda call: files[int(call.call_id)])
+    rows = prepare_partition(calls, ETL, lambda part, _: Stored.holding(files[int(part.uri)]))
     return [row for row in rows if isinstance(row, CallAudio)]
 
 
@@ -212,6 +217,34 @@ def peak_memory_mib(num_calls: int) -> float:
 
 def _peak_memory_mib(num_calls: int) -> float:
     ours(telephone_calls(num_calls)[0])
+    return _own_peak_mib()
+
+
+def long_call(hours: int) -> dict[str, float]:
+    """What a fresh process needs at its height to prepare one recording of so many hours, and what it hands over."""
+    [data], call_s, _ = telephone_calls(1)
+    header, audio = data[: data.index(b"data") + 4], data[data.index(b"data") + 8 :]
+    num_times = int(hours * 3600 / call_s)
+    with NamedTemporaryFile(suffix=".wav") as file:
+        file.write(header + (num_times * len(audio)).to_bytes(4, "little"))
+        file.writelines(repeat(audio, num_times))
+        file.flush()
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            return pool.submit(_long_call, file.name).result()
+
+
+def _long_call(path: str) -> dict[str, float]:
+    call = Call(call_id="long", uri=path, source=path, size_bytes=0, version="", expected_speech_s=0)
+    [row] = prepare_partition([call], EtlSpec(max_call_s=1e6), open_part)
+    assert isinstance(row, CallAudio)
+    return {
+        "hours": row.duration_s / 3600,
+        "peak_memory_mib": _own_peak_mib(),
+        "speech_mib": len(row.pcm) / 2**20,
+    }
+
+
+def _own_peak_mib() -> float:
     status = Path("/proc/self/status").read_text()  # getrusage would count what the parent was when it forked
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
@@ -389,6 +422,7 @@ def main() -> None:
         "silent_share": silent,
         "call_s": call_s,
         "peak_memory_mib": {f"{call_s / len(files) * n / 60:.0f} min": peak_memory_mib(n) for n in (1, 12, 48)},
+        "long_call": [long_call(hours) for hours in (1, 3, 9)],
         "num_rounds": arguments.rounds,
     }
     print(json.dumps(_rounded(result)))

@@ -28,6 +28,7 @@ from ray_jobs.records import Call, CallAudio, Failure, Transcript, Word
 from ray_jobs.spec import AsrSpec, ChannelSpec, EtlSpec
 from ray_jobs.stages.packing import pack
 from ray_jobs.stages.transcribe import transcribe
+from spark_etl.job import open_part
 from spark_etl.prepare import prepare_partition
 
 SAMPLES = Path(__file__).parents[1] / "tests" / "data" / "sample_calls"
@@ -135,7 +136,7 @@ def prepare(references: Sequence[Reference]) -> list[CallAudio]:
         )
         for reference in references
     ]
-    rows = prepare_partition(calls, EtlSpec(), lambda call: Path(call.source).read_bytes())
+    rows = prepare_partition(calls, EtlSpec(), open_part)
     audio = [row for row in rows if isinstance(row, CallAudio)]
     if len(audio) < len(rows):
         raise SystemExit(f"error: {[row for row in rows if isinstance(row, Failure)]}")

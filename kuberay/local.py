@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -36,6 +36,8 @@ from kuberay.rayjob import JobSpec
 START_TIMEOUT_S = 180
 STOP_TIMEOUT_S = 10
 POLL_S = 1.0
+EXEC_POLLS = 10  # a process that is just becoming another program has no command line for a moment
+TRY_AGAIN = "please try again later"  # a busy machine's head takes jobs some time after it first answers
 DRIVER_STATES: dict[str, Literal["waiting", "running", "succeeded", "failed"]] = {
     "PENDING": "waiting",
     "RUNNING": "running",
@@ -55,8 +57,13 @@ class LocalSettings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "LocalSettings":
-        """KUBERAY_RAY_PYTHON, KUBERAY_LOCAL_FOLDER, KUBERAY_LOCAL_NUM_CPUS; each is optional."""
-        num_cpus = environment.get("KUBERAY_LOCAL_NUM_CPUS")
+        """KUBERAY_RAY_PYTHON, KUBERAY_LOCAL_FOLDER, KUBERAY_LOCAL_NUM_CPUS; each is optional.
+
+        Raises InvalidSpecError where the number is none.
+        """
+        num_cpus = environment.get("KUBERAY_LOCAL_NUM_CPUS", "")
+        if num_cpus and not (num_cpus.isdecimal() and int(num_cpus)):
+            raise InvalidSpecError([f"KUBERAY_LOCAL_NUM_CPUS={num_cpus}: give a whole number from 1"])
         return cls(
             ray_python=environment.get("KUBERAY_RAY_PYTHON", cls().ray_python),
             folder=Path(environment.get("KUBERAY_LOCAL_FOLDER", cls().folder)),
@@ -66,9 +73,10 @@ class LocalSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Head:
+    """Written before its process starts, so that whoever dies in between leaves nothing that nobody knows of."""
+
     name: str
-    group: int
-    started_ticks: int
+    folder: str
     port: int
     token: str
     metadata: Metadata
@@ -77,12 +85,25 @@ class _Head:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def log(self) -> Path:
+        return Path(self.folder) / "head.log"
+
+    @property
+    def group(self) -> int:
+        """The process group; 0 where nothing was started."""
+        try:
+            return int(_pid_file(self.log).read_text())
+        except (FileNotFoundError, ValueError):
+            return 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
     name: str
     cluster: str
     owns_cluster: bool
+    start_deadline: str
     deadline: str
     metadata: Metadata
     position: dict[str, Any] = field(default_factory=dict)
@@ -142,20 +163,24 @@ class LocalBackend:
         for job in self._jobs():
             if job.metadata["labels"][names.TASK_LABEL] != claim.task_key:
                 continue
-            if names.same_work(job.metadata, metadata) and (await self._look(job)).state not in ("failed", "gone"):
+            status = await self._look(job)
+            if names.same_work(job.metadata, metadata) and (status is None or status.state not in ("failed", "gone")):
+                await self._submit(spec, job)  # whoever made the record may have died before this
                 return job.name
             await self.delete_job(job.name)
-        cluster = await self.create_cluster(spec.cluster, claim, expires_at) if spec.cluster else spec.cluster_name
-        assert cluster is not None, "JobSpec has exactly one of cluster and cluster_name"
+        now = utc_now()
         job = _Job(
             name=claim.name,
-            cluster=cluster,
+            cluster=spec.cluster_name or claim.name,
             owns_cluster=spec.cluster is not None,
-            deadline=(utc_now() + timedelta(seconds=spec.deadline_s)).isoformat(),
+            start_deadline=(now + timedelta(seconds=spec.start_deadline_s or spec.deadline_s)).isoformat(),
+            deadline=(now + timedelta(seconds=spec.deadline_s)).isoformat(),
             metadata=metadata,
         )
         self._write_job(job)
         try:
+            if spec.cluster:
+                await self.create_cluster(spec.cluster, claim, expires_at)
             await self._submit(spec, job)
         except KubeRayError:
             await self.delete_job(job.name)
@@ -169,9 +194,10 @@ class LocalBackend:
                 yield JobStatus(name=name, state="gone", message="there is no such job")
                 return
             status = await self._look(job)
-            yield status
-            if status.finished:
-                return
+            if status is not None:
+                yield status
+                if status.finished:
+                    return
             await asyncio.sleep(POLL_S)
 
     async def delete_job(self, name: str) -> None:
@@ -190,11 +216,11 @@ class LocalBackend:
         job, head = self._job_and_head(name)
         if job is None or head is None or not _alive(head):
             return [], position
-        finished = (await self._look(job)).finished
+        status = await self._look(job)
         text: str = (await self._ask(head, "GET", f"/api/jobs/{name}/logs"))["logs"]
         lines = text.split("\n")
         last = lines.pop()  # what follows the last line end: nothing, or a line still being written
-        if last and finished:
+        if last and status is not None and status.finished:
             lines.append(last)
         return lines[position.num_lines :], LogPosition(source=name, num_lines=max(len(lines), position.num_lines))
 
@@ -228,32 +254,25 @@ class LocalBackend:
     # --- the head process -----------------------------------------------------------------------------------------
 
     def _start(self, spec: ClusterSpec, name: str, metadata: Metadata, expires_at: datetime) -> None:
+        _check_ray(self._settings.ray_python)
         folder = self._folder(name)
-        folder.mkdir(parents=True, mode=0o700)
-        dashboard, gcs, client = _free_ports(3)
+        folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+        dashboard, gcs, client, agent = _free_ports(4)
         token = secrets.token_hex(16)
         lifetime_s = max(60, int((expires_at - utc_now()).total_seconds()))
         command = [
             *("timeout", "--kill-after=20", str(lifetime_s)),
-            *(
-                self._settings.ray_python,
-                "-m",
-                "ray.scripts.scripts",
-                "start",
-                "--head",
-                "--block",
-                "--disable-usage-stats",
-            ),
+            *(self._settings.ray_python, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+            *("--disable-usage-stats", "--log-style=pretty", "--log-color=false"),
             *(f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"),
-            *("--dashboard-host=127.0.0.1", "--include-dashboard=true", f"--temp-dir={folder / 'ray'}"),
+            *(f"--dashboard-agent-listen-port={agent}", f"--temp-dir={folder / 'ray'}"),
+            *("--dashboard-host=127.0.0.1", "--include-dashboard=true"),
             f"--resources={json.dumps(_total_resources(spec))}",
             *([f"--num-cpus={self._settings.num_cpus}"] if self._settings.num_cpus else []),
         ]
-        group = _detach(command, folder / "head.log", _environment(self._settings.ray_python, token))
-        head = _Head(
-            name=name, group=group, started_ticks=_started_ticks(group), port=dashboard, token=token, metadata=metadata
-        )
+        head = _Head(name=name, folder=str(folder), port=dashboard, token=token, metadata=metadata)
         _write(folder / "head.json", asdict(head))
+        _detach(command, head.log, _environment(self._settings.ray_python, token))
 
     def _last_words(self, name: str) -> str:
         log = self._folder(name) / "head.log"
@@ -291,7 +310,8 @@ class LocalBackend:
             message = f"it does not answer after {START_TIMEOUT_S} s: {self._last_words(cluster)}"
         raise ApiError(f"local cluster {cluster} cannot take a job: {message}")
 
-    async def _look(self, job: _Job) -> JobStatus:
+    async def _look(self, job: _Job) -> JobStatus | None:
+        """The job's status; None where the head does not answer, which says nothing about the job."""
         head = self._head(job.cluster)
         if head is None or not _alive(head):
             return JobStatus(name=job.name, state="gone", message="the Ray head has ended", cluster=job.cluster)
@@ -299,14 +319,18 @@ class LocalBackend:
         try:
             answer = await self._ask(head, "GET", f"/api/jobs/{job.name}")
         except UnreachableError:
-            return known
+            return None
         except ApiError:
             return replace(known, state="gone", message="the Ray head does not know this job")
         state = DRIVER_STATES[answer["status"]]
+        for reason, deadline, states in (
+            ("DeadlineExceeded", job.deadline, ("waiting", "running")),
+            ("PreRunningDeadlineExceeded", job.start_deadline, ("waiting",)),
+        ):
+            if state in states and utc_now() > datetime.fromisoformat(deadline):
+                await self._stop(job)
+                return replace(known, state="failed", message=f"{reason}: the job was stopped")
         message = "" if state in ("waiting", "running") else first_line(answer.get("message") or "")
-        if state in ("waiting", "running") and utc_now() > datetime.fromisoformat(job.deadline):
-            await self._stop(job)
-            return replace(known, state="failed", message="DeadlineExceeded: the job was stopped")
         return replace(known, state=state, message=message)
 
     async def _stop(self, job: _Job) -> None:
@@ -347,7 +371,7 @@ class LocalBackend:
                     if answer.status < 400:
                         return await answer.json()
                     problem = f"{answer.status} {first_line(await answer.text())}"
-                    if answer.status not in (502, 503, 504):
+                    if answer.status not in (502, 503, 504) and TRY_AGAIN not in problem:
                         raise ApiError(f"{method} {path} on the Ray head: {problem}")
             except (aiohttp.ClientError, TimeoutError) as error:
                 problem = str(error) or type(error).__name__
@@ -400,6 +424,18 @@ def _total_resources(spec: ClusterSpec) -> dict[str, float]:
     return total
 
 
+def _check_ray(ray_python: str) -> None:
+    """Raises InvalidSpecError where the interpreter is not there or has no Ray."""
+    look = "import importlib.util, sys; sys.exit(importlib.util.find_spec('ray') is None)"
+    if shutil.which(ray_python) is None:
+        reason = "there is no such program"
+    elif subprocess.run([ray_python, "-c", look], capture_output=True).returncode:
+        reason = "Ray is not installed there"
+    else:
+        return
+    raise InvalidSpecError([f"KUBERAY_RAY_PYTHON={ray_python}: {reason}; name the Python that has Ray"])
+
+
 def _environment(ray_python: str, token: str) -> dict[str, str]:
     """Ours without Airflow's secrets, with `python` meaning the interpreter that has Ray."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW", "_AIRFLOW", "RAY_"))}
@@ -415,36 +451,37 @@ def _free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-def _detach(command: list[str], log: Path, environment: dict[str, str]) -> int:
-    """Start a command in a session of its own, as nobody's child, and return its process group."""
-    script = 'setsid "$@" </dev/null >"$0" 2>&1 & echo $!'
-    started = subprocess.run(
-        ["sh", "-c", script, str(log), *command], env=environment, stdout=subprocess.PIPE, text=True, check=True
-    )
-    return int(started.stdout)
+def _detach(command: list[str], log: Path, environment: dict[str, str]) -> None:
+    """Start a command in a session of its own, as nobody's child; the shell notes its process group beside the log."""
+    script = 'setsid "$@" </dev/null >"$0" 2>&1 & echo $! >"$0.pid"'
+    subprocess.run(["sh", "-c", script, str(log), *command], env=environment, check=True)
+
+
+def _pid_file(log: Path) -> Path:
+    return log.with_name(f"{log.name}.pid")
 
 
 def _alive(head: _Head) -> bool:
-    """Whether the process that leads the group runs, and is the one we started rather than a later one of that id."""
-    return _started_ticks(head.group) == head.started_ticks != 0
+    return head.folder in _command(head.group)
 
 
 def _end(head: _Head) -> None:
-    """TERM to the group, then KILL to what is left of it."""
-    if _started_ticks(head.group) not in (0, head.started_ticks):
+    """TERM to the group, then KILL to what is left of it, unless its number has passed to somebody else's process."""
+    group = head.group
+    leader = _command(group)
+    if not group or (leader and head.folder not in leader):
         return
     for sign in (signal.SIGTERM, signal.SIGKILL):
         try:
-            os.killpg(head.group, sign)
+            os.killpg(group, sign)
         except ProcessLookupError:
             return
-        if _wait_for_end(head.group):
+        if _wait_for_end(group):
             return
-    raise ApiError(f"processes of the local Ray head {head.name} (group {head.group}) outlive SIGKILL")
+    raise ApiError(f"processes of the local Ray head {head.name} (group {group}) outlive SIGKILL")
 
 
 def _wait_for_end(group: int) -> bool:
-
     for _ in range(STOP_TIMEOUT_S * 10):
         if not _has_members(group):
             return True
@@ -455,25 +492,23 @@ def _wait_for_end(group: int) -> bool:
 def _has_members(group: int) -> bool:
     """Whether a process of the group runs; zombies, which only wait to be reaped, do not count."""
     for path in Path("/proc").glob("[0-9]*/stat"):
-        state, process_group, _ = _stat(path)
-        if process_group == group and state not in "ZX":
+        try:
+            state, _, process_group = path.read_text(errors="replace").rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(process_group) == group and state not in "ZX":
             return True
     return False
 
 
-def _started_ticks(pid: int) -> int:
-    """Clock ticks between boot and the start of a process; 0 where it does not run."""
-    state, _, ticks = _stat(Path(f"/proc/{pid}/stat"))
-    return 0 if state in "ZX" else ticks
-
-
-def _stat(path: Path) -> tuple[str, int, int]:
-    """State, process group and start time, from proc(5); ("X", 0, 0) where the process is gone."""
-    try:
-        fields = path.read_text(errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return "X", 0, 0
-    return fields[0], int(fields[2]), int(fields[19])
+def _command(pid: int) -> str:
+    """The command line of a process, which names the head's folder in ours; "" where it does not run."""
+    with suppress(OSError):
+        for _ in range(EXEC_POLLS):
+            if command := Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace"):
+                return command
+            time.sleep(0.01)
+    return ""
 
 
 def _write(path: Path, document: dict[str, Any]) -> None:

@@ -20,12 +20,11 @@ from typing import Any, Literal, TypeVar
 import yaml
 from airflow.sdk import BaseOperator, BaseOperatorLink, Connection
 from airflow.sdk.api.client import ServerResponseError
-from airflow.sdk.exceptions import AirflowRuntimeError
-from airflow.sdk.execution_time.xcom import XCom
+from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError
 
 from kuberay.backend import Backend, blocking, collect, utc_now
 from kuberay.cluster import resolve_cluster
-from kuberay.errors import KubeRayError
+from kuberay.errors import InvalidSpecError, KubeRayError
 from kuberay.names import Claim
 from kuberay.rayjob import JobSpec, make_job
 from kuberay.triggers import RayClusterGoneTrigger, RayClusterTrigger, RayJobTrigger, RayTrigger, Where
@@ -43,7 +42,8 @@ class RayDashboardLink(BaseOperatorLink):
     xcom_key = "ray_dashboard_url"
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        return XCom.get_value(key=self.xcom_key, ti_key=ti_key) or ""
+        """What Airflow keeps for its UI whenever the task pauses or ends."""
+        return operator.urls.get(self.xcom_key, "")
 
 
 class GrafanaLink(BaseOperatorLink):
@@ -53,7 +53,7 @@ class GrafanaLink(BaseOperatorLink):
     xcom_key = "grafana_url"
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        return XCom.get_value(key=self.xcom_key, ti_key=ti_key) or ""
+        return operator.urls.get(self.xcom_key, "")
 
 
 class _RayOperator(BaseOperator):
@@ -73,7 +73,19 @@ class _RayOperator(BaseOperator):
         self.namespace = namespace
         self.kubernetes_conn_id = kubernetes_conn_id
         self.deferrable = deferrable
+        self.urls: dict[str, str] = {}
         self._name: str | None = None
+        self._killed = False
+
+    def execute(self, context: Any) -> Any:
+        try:
+            return self.start(context)
+        except InvalidSpecError as error:
+            raise AirflowFailException(str(error)) from None  # no retry makes it right
+
+    def start(self, context: Any) -> Any:
+        """Ask for what this operator is about, and wait for it."""
+        raise NotImplementedError
 
     @property
     def where(self) -> Where:
@@ -97,7 +109,13 @@ class _RayOperator(BaseOperator):
         return extras
 
     def _wait(self, context: Any, trigger: RayTrigger) -> Any:
-        """Deferred or not, the task goes on in `resume` with the trigger's outcome."""
+        """Deferred or not, the task goes on in `resume` with the trigger's outcome.
+
+        Airflow lets a killed task run on for a few seconds, in which what it was making may have come to be.
+        """
+        if self._killed:
+            self.on_kill()
+            raise KubeRayError(f"killed while {self._name} was being made; it is deleted")
         if self.deferrable:
             self.defer(trigger=trigger, method_name="resume")
         return self.resume(context, blocking(trigger.outcome(self._connection_extras())))
@@ -106,16 +124,25 @@ class _RayOperator(BaseOperator):
         """Where the task goes on after the trigger: all it needs is in the event."""
         raise NotImplementedError
 
+    def on_kill(self) -> None:
+        self._killed = True
+        if (name := self._name) is not None:
+            self._on_backend(lambda backend: self._delete(backend, name))
+
+    async def _delete(self, backend: Backend, name: str) -> None:
+        """Delete what this operator has made under `name`."""
+        raise NotImplementedError
+
     def _push_links(self, context: Any, dashboard_url: str, name: str) -> None:
+        """Now, and not only when the task pauses or ends, as Airflow does: a task that does not defer has them, too."""
         place = {"namespace": self.namespace, "name": name}
         template = os.environ.get("KUBERAY_DASHBOARD_URL")
-        urls = {
+        self.urls = {
             RayDashboardLink.xcom_key: template.format(**place) if template else dashboard_url,
             GrafanaLink.xcom_key: os.environ.get("KUBERAY_GRAFANA_URL", "").format(**place),
         }
-        for key, url in urls.items():
-            if url:
-                context["ti"].xcom_push(key=key, value=url)
+        for key, url in self.urls.items():
+            context["ti"].xcom_push(key=key, value=url)
 
 
 class RayClusterOperator(_RayOperator):
@@ -143,7 +170,7 @@ class RayClusterOperator(_RayOperator):
         self.lifetime_s = lifetime_s
         self.start_timeout_s = start_timeout_s
 
-    def execute(self, context: Any) -> str:
+    def start(self, context: Any) -> str:
         spec = resolve_cluster(self.cluster, self.overrides)
         claim = claim_of(context)
         expires_at = utc_now() + timedelta(seconds=self.lifetime_s)
@@ -162,9 +189,8 @@ class RayClusterOperator(_RayOperator):
         self._push_links(context, event["dashboard_url"], name)
         return name
 
-    def on_kill(self) -> None:
-        if (name := self._name) is not None:
-            self._on_backend(lambda backend: backend.delete_cluster(name))
+    async def _delete(self, backend: Backend, name: str) -> None:
+        await backend.delete_cluster(name)
 
     def dry_run(self) -> None:
         spec = resolve_cluster(self.cluster, self.overrides)
@@ -183,7 +209,7 @@ class DeleteRayClusterOperator(_RayOperator):
         super().__init__(**arguments)
         self.created_by = created_by
 
-    def execute(self, context: Any) -> None:
+    def start(self, context: Any) -> None:
         claim = claim_of(context, task_id=self.created_by)
         found = self._on_backend(lambda backend: backend.clusters_of(claim.task_key))
         self.log.info("clusters of task %s: %s", self.created_by, ", ".join(found) or "none")
@@ -194,7 +220,7 @@ class DeleteRayClusterOperator(_RayOperator):
         """One cluster is gone; look again, so that every one is."""
         if event["state"] != "gone":
             raise KubeRayError(f"cluster {event['name']} was not deleted: {event['message']}")
-        self.execute(context)
+        self.start(context)
 
 
 class RayJobOperator(_RayOperator):
@@ -211,6 +237,7 @@ class RayJobOperator(_RayOperator):
         "cluster_name",
         "overrides",
         "runtime_env",
+        "job",
         "backend",
         "namespace",
         "kubernetes_conn_id",
@@ -249,7 +276,7 @@ class RayJobOperator(_RayOperator):
             **(self.job or {}),
         )
 
-    def execute(self, context: Any) -> dict[str, str]:
+    def start(self, context: Any) -> dict[str, str]:
         spec = self.spec
         claim = claim_of(context)
         expires_at = utc_now() + timedelta(seconds=spec.deadline_s + spec.ttl_s + EXPIRY_MARGIN_S)
@@ -272,9 +299,8 @@ class RayJobOperator(_RayOperator):
             raise KubeRayError(f"job {name}: {event['state']}, {event['message'] or 'no reason is known'}")
         return {"job": name, "cluster": event["cluster"]}
 
-    def on_kill(self) -> None:
-        if (name := self._name) is not None:
-            self._on_backend(lambda backend: backend.delete_job(name))
+    async def _delete(self, backend: Backend, name: str) -> None:
+        await backend.delete_job(name)
 
     def dry_run(self) -> None:
         self.log.info("%s", yaml.safe_dump(self.spec.to_k8s("dry-run", self.namespace, {}, {}), sort_keys=False))
@@ -285,7 +311,7 @@ class CollectRayOperator(_RayOperator):
 
     template_fields: Sequence[str] = ("backend", "namespace", "kubernetes_conn_id")
 
-    def execute(self, context: Any) -> list[str]:
+    def start(self, context: Any) -> list[str]:
         state_of = context["ti"].get_dagrun_state
 
         async def run_ended(dag_id: str, run_id: str) -> bool:

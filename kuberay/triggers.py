@@ -12,7 +12,7 @@ from typing import Any, Literal
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from kuberay.backend import Backend, JobStatus, await_cluster, follow_job
-from kuberay.errors import ApiError, KubeRayError
+from kuberay.errors import InvalidSpecError, KubeRayError
 from kuberay.local import LocalBackend, LocalSettings
 
 DEADLINE_GRACE_S = 600
@@ -35,7 +35,7 @@ class Where:
         if self.backend == "local":
             return LocalBackend(LocalSettings.from_environment())
         if self.backend != "kubernetes":
-            raise ApiError(f"backend {self.backend!r} is neither kubernetes nor local")
+            raise InvalidSpecError([f"backend {self.backend!r} is neither kubernetes nor local"])
         from kuberay import client  # kubernetes_asyncio takes a second to import, which no DAG file should wait for
 
         if self.conn_id is None:

@@ -6,18 +6,21 @@ between them is one partition's outcomes (records.OUTCOME_SCHEMA) with its id in
 
 import os
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import ray
 
 from ray_jobs import handoff, records, storage
+from ray_jobs.errors import CallError
 from ray_jobs.handoff import Attempt
-from ray_jobs.ledger import CallState, Ledger, Marker
+from ray_jobs.ledger import CallState, Ledger, Marker, Partition
 from ray_jobs.metrics import EngineMetrics, MeteredLlm, count_insights
 from ray_jobs.records import CallAudio, Failure, Insight, Outcome, StageEvent, StartUp, Transcript, failed
 from ray_jobs.sinks import Sink, read_parquet
@@ -69,12 +72,12 @@ class Transcribe:
         return _tag(records.outcomes_to_table(outcomes), partition_id)
 
     def _transcribe(self, rows: Sequence[CallAudio | Failure], partition_id: str, attempt: Attempt) -> list[Outcome]:
-        from ray_jobs.stages.transcribe import transcribe
+        from ray_jobs.stages.transcribe import originals, transcribe, with_duplicates
 
         if not attempt.call_by_call:
             return transcribe(rows, self._engine, self._spec.asr, self._spec.channels)
         outcomes: list[Outcome] = []
-        for row in rows:
+        for row in originals(rows):
             if row.call_id in attempt.deadly_calls:
                 reason = "the ASR engine's process died on this call; see the worker's log, then --retry-failed"
                 outcomes.append(failed(row, code="asr_crashed", stage="asr", reason=reason))
@@ -82,7 +85,7 @@ class Transcribe:
             ray.get(self._board.suspect.remote(partition_id, row.call_id))
             outcomes.extend(transcribe([row], self._engine, self._spec.asr, self._spec.channels))
             ray.get(self._board.clear.remote(partition_id))
-        return outcomes
+        return with_duplicates(rows, outcomes)
 
 
 class Gate:
@@ -112,10 +115,13 @@ class Redact:
     """Outcomes in, redacted and committed outcomes out."""
 
     def __init__(self, spec: RunSpec, board: Any, run_id: str) -> None:
+        from ray_jobs.engines.load_llm import load_reader
+
         began_unix_s = time.time()
         self._spec = spec
         self._board = board
         self._redactor = _redactor(spec.redact)
+        self._reader = MeteredLlm(load_reader(spec.redact.llm), spec.llm, "redact") if spec.redact.llm else None
         self._sink = Sink(spec, run_id)
         _report_start(board, "redact", began_unix_s)
 
@@ -126,12 +132,30 @@ class Redact:
         if ray.get(self._board.is_committed.remote(partition_id)):  # run again; what came in is not redacted
             return _committed(self._spec, partition_id)
         began = time.time()
-        outcomes = redact(outcomes, self._redactor)
+        outcomes = redact(outcomes, self._redactor, self._reader)
         partition = ray.get(self._board.partition.remote(partition_id))
+        if self._spec.redact.muted_audio:
+            self._write_muted(partition, outcomes)
         self._sink.commit_transcripts(partition, outcomes)
         ray.get(self._board.commit.remote(partition_id))
         _record(self._board, partition_id, "redact", began, outcomes)
         return _tag(records.outcomes_to_table(outcomes), partition_id)
+
+    def _write_muted(self, partition: Partition, outcomes: Sequence[Outcome]) -> None:
+        """Before the marker, so that a committed call has its audio; a recording gone meanwhile costs only that."""
+        from spark_etl.muted import write_muted
+
+        with tempfile.TemporaryDirectory(prefix="callmill-muted-") as folder:
+            path = Path(folder, "muted.wav")
+            for call, outcome in zip(partition.calls, outcomes, strict=True):
+                if not isinstance(outcome, Transcript):
+                    continue
+                try:
+                    write_muted(call, outcome.redactions, self._spec.etl, path)
+                    self._sink.write_muted(call.call_id, path)
+                except CallError as error:
+                    self._sink.write_muted(call.call_id, None)
+                    ray.get(self._board.warn.remote(f"{call.call_id}: no muted audio, {error.reason}"))
 
 
 class LoadCommitted:
@@ -262,7 +286,7 @@ def _record(
 
 
 def _sums(rows: Sequence[Outcome]) -> dict[str, Any]:
-    heard = [row for row in rows if not isinstance(row, Failure)]
+    heard = [row for row in rows if not isinstance(row, Failure) and row.duplicate_of is None]
     return {
         "num_calls": len(rows),
         "audio_s": sum(row.duration_s for row in heard),

@@ -178,6 +178,10 @@ class Board:
         """Stage events from index `start` on."""
         return self._events[start:]
 
+    async def warn(self, message: str) -> None:
+        """Something went wrong and was mended: one line for the report and whoever watches."""
+        self._warnings.append(message)
+
     async def warnings(self, start: int) -> list[str]:
         """Lines for whoever watches the run, from index `start` on."""
         return self._warnings[start:]
@@ -227,8 +231,8 @@ class Producer(threading.Thread):
 
     def _produce(self) -> None:
         began_unix_s = time.time()
-        self._source.start()
-        startup = StartUp(phase=self._source.phase, start_unix_s=began_unix_s, end_unix_s=time.time())
+        ui_url = self._source.start()
+        startup = StartUp(phase=self._source.phase, start_unix_s=began_unix_s, end_unix_s=time.time(), ui_url=ui_url)
         ray.get(self._board.started.remote(startup))
         for wave in waves(self._partitions, self._source.wave_size):
             ids = [partition.partition_id for partition in wave]

@@ -14,7 +14,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from ray_jobs import storage
@@ -86,7 +86,7 @@ class Ledger:
 
     def save_plan(self, fingerprint: str, partitions: Sequence[Partition]) -> None:
         """Persist newly planned partitions beside the earlier ones."""
-        document = {"schema_version": SCHEMA_VERSION, "partitions": [asdict(partition) for partition in partitions]}
+        document = {"schema_version": SCHEMA_VERSION, "partitions": partitions}
         name = hashlib.sha256("".join(p.partition_id for p in partitions).encode()).hexdigest()[:16]
         storage.write_bytes(storage.join(self._root, "plans", fingerprint, f"{name}.json"), _dump(document))
 
@@ -109,7 +109,7 @@ class Ledger:
     def commit(self, marker: Marker) -> Marker:
         """Make the marker; returns the marker that stands: this one, or the one an earlier writer made."""
         uri = self.marker_uri(marker.kind, marker.fingerprint, marker.partition_id)
-        if storage.create_bytes(uri, _dump(asdict(marker))):
+        if storage.create_bytes(uri, _dump(marker)):
             return marker
         return _marker(storage.read_bytes(uri))
 
@@ -119,9 +119,7 @@ class Ledger:
 
     def replace(self, marker: Marker) -> None:
         """Put a marker in place of the one that stands (rows were removed from its data files)."""
-        storage.write_bytes(
-            self.marker_uri(marker.kind, marker.fingerprint, marker.partition_id), _dump(asdict(marker))
-        )
+        storage.write_bytes(self.marker_uri(marker.kind, marker.fingerprint, marker.partition_id), _dump(marker))
 
     def remove(self, marker: Marker) -> None:
         storage.delete(self.marker_uri(marker.kind, marker.fingerprint, marker.partition_id))
@@ -151,7 +149,12 @@ def _is_document(uri: str) -> bool:
 
 
 def _dump(document: object) -> bytes:
-    return json.dumps(document, separators=(",", ":")).encode()
+    return json.dumps(document, separators=(",", ":"), default=_fields).encode()
+
+
+def _fields(record: Any) -> dict[str, Any]:
+    """A record's fields as they are; `asdict` copies every value, which is most of the time of storing a plan."""
+    return {field.name: getattr(record, field.name) for field in fields(record)}
 
 
 def _marker(data: bytes) -> Marker:

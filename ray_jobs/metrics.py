@@ -46,12 +46,12 @@ class EngineMetrics:
 class MeteredLlm:
     """An `LlmEngine` that measures every request of another."""
 
-    def __init__(self, engine: LlmEngine, llm: LlmSpec) -> None:
+    def __init__(self, engine: LlmEngine, llm: LlmSpec, stage: str = "analyse") -> None:
         self.model_name = engine.model_name
         self.context_tokens = engine.context_tokens
         self._engine = engine
         self._price = llm.prices.get(engine.model_name)
-        self._metrics = EngineMetrics("analyse", engine.model_name)
+        self._metrics = EngineMetrics(stage, engine.model_name)
 
     def count_tokens(self, text: str) -> int:
         return self._engine.count_tokens(text)

@@ -6,6 +6,7 @@ Dialling systems name recordings after the number dialled; such a name must not 
 import re
 from datetime import datetime
 
+_SUSPECT = re.compile(r"@|%40|_at_|\+|(?:\d\D*){9}", re.IGNORECASE)  # every name that looks personal has one of these
 _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
 _EMAIL = re.compile(r"[\w.+-]+(?:@|%40|_at_)[\w-]+\.[a-z]{2,}", re.IGNORECASE)
 _GROUPED_PHONE = re.compile(
@@ -24,6 +25,8 @@ _EPOCH_S = range(1_000_000_000, 2_000_000_000)  # the years 2001 to 2033; no Ame
 
 def looks_personal(name: str) -> bool:
     """Whether a file-name stem carries an e-mail address, a phone number or a payment card number."""
+    if not _SUSPECT.search(name):
+        return False
     name = _UUID.sub("", name)
     if _EMAIL.search(name) or _GROUPED_PHONE.search(name):
         return True

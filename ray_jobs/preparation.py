@@ -48,7 +48,8 @@ class Preparation:
     def _prepare(self) -> None:
         began_unix_s = time.time()
         spark = job.start_spark(self._spec.etl.spark, SPARK_MASTER_CPUS)
-        self._startups.append(StartUp(phase="spark", start_unix_s=began_unix_s, end_unix_s=time.time()))
+        ui_url = job.ui_url(spark)
+        self._startups.append(StartUp(phase="spark", start_unix_s=began_unix_s, end_unix_s=time.time(), ui_url=ui_url))
         intermediate = Intermediate(self._spec)
         partitions, size = self._plan.partitions, TASKS_PER_CORE * self._spec.wave_size
         for low in range(0, len(partitions), size):

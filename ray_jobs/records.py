@@ -4,6 +4,7 @@ Times are seconds on the call's own clock unless a name says otherwise; probabil
 name says `logprob`. A partition's rows keep the order of its planned calls.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
@@ -41,7 +42,7 @@ Metadata = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawCoding:
-    """How a recording without a header is to be read. `encoding` is mulaw, alaw or pcm_s16le."""
+    """How a recording without a header is to be read. `encoding` is one of those `spark_etl.decode` has."""
 
     encoding: str
     sample_rate_hz: int
@@ -115,7 +116,8 @@ class CallAudio:
 
     `pcm` holds the samples of `spans`, one after the other in their order (by channel, then start), as little-endian
     int16 at `sample_rate_hz`: 8,000 for a recording at that rate, 16,000 for any other. `roles` holds one per channel,
-    "" where the spec decides, or nothing; `language` is "" where the spec decides.
+    "" where the spec decides, or nothing; `language` is "" where the spec decides. `duplicate_of` is the call of the
+    same partition whose recording has the same bytes and is read the same way; its `spans` are then not repeated here.
     """
 
     call_id: str
@@ -129,6 +131,7 @@ class CallAudio:
     language: str = ""
     missing_roles: tuple[str, ...] = ()
     metadata: Metadata = field(default_factory=dict)
+    duplicate_of: str | None = None
 
     @property
     def speech_s(self) -> float:
@@ -145,7 +148,10 @@ class CallAudio:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A call without a transcript. `stage` is etl, asr or redact; `code` is a key of FAILURE_CODES."""
+    """A call without a transcript. `stage` is etl, asr or redact; `code` is a key of FAILURE_CODES.
+
+    `duplicate_of` is the call of the same recording that was tried in its place.
+    """
 
     call_id: str
     uri: str
@@ -153,6 +159,7 @@ class Failure:
     stage: str
     reason: str
     metadata: Metadata = field(default_factory=dict)
+    duplicate_of: str | None = None
 
     @property
     def transient(self) -> bool:
@@ -171,7 +178,11 @@ class Word:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Utterance:
-    """What one party said without a long pause. `role` is the channel's role (agent, customer, mixed, ...)."""
+    """What one party said without a long pause. `role` is the channel's role (agent, customer, mixed, ...).
+
+    `repetition_cut` warns that the model fell into a loop here: a phrase it said over and over stands once, and words
+    spoken meanwhile may be missing.
+    """
 
     channel: int
     role: str
@@ -182,6 +193,7 @@ class Utterance:
     avg_logprob: float
     no_speech_prob: float
     words: tuple[Word, ...]
+    repetition_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +215,7 @@ class Transcript:
 
     `redacted` is False between ASR and redaction, and in a durable output only where the spec says in so many words
     that unredacted text is to be stored. `missing_roles` are parties that were recorded in a file of their own which
-    was not there.
+    was not there. `duplicate_of` is the call whose recording is the same, byte for byte, and whose words these are.
     """
 
     call_id: str
@@ -218,6 +230,7 @@ class Transcript:
     redactions: tuple[Redaction, ...] = ()
     missing_roles: tuple[str, ...] = ()
     metadata: Metadata = field(default_factory=dict)
+    duplicate_of: str | None = None
 
     def dialogue(self) -> str:
         """One line per utterance, `role: text`, in time order: what a language model is shown."""
@@ -273,11 +286,15 @@ class StageEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartUp:
-    """How long one engine took to come up: ray, spark, or the first actor of a stage; Unix seconds."""
+    """How long one engine took to come up: ray, spark, or the first actor of a stage; Unix seconds.
+
+    `ui_url` is where its own web pages are while it runs, if it has any.
+    """
 
     phase: str
     start_unix_s: float
     end_unix_s: float
+    ui_url: str = ""
 
     @property
     def duration_s(self) -> float:
@@ -302,6 +319,7 @@ _UTTERANCE = pa.struct(
         ("avg_logprob", pa.float32()),
         ("no_speech_prob", pa.float32()),
         ("words", pa.list_(_WORD)),
+        ("repetition_cut", pa.bool_()),
     ]
 )
 _REDACTION = pa.struct(
@@ -317,6 +335,7 @@ _REDACTION = pa.struct(
 )
 _STRINGS = pa.list_(pa.string())
 _CALL_METADATA = pa.field("metadata", pa.map_(pa.string(), pa.string()))
+_DUPLICATE_OF = pa.field("duplicate_of", pa.string())  # null in all but duplicates
 _METADATA: dict[bytes | str, bytes | str] = {"schema_version": str(SCHEMA_VERSION)}
 
 AUDIO_SCHEMA = pa.schema(
@@ -328,14 +347,19 @@ AUDIO_SCHEMA = pa.schema(
         pa.field("num_channels", pa.int16()),
         pa.field("spans", pa.list_(_SPAN)),
         pa.field("pcm", pa.binary()),  # Spark's BinaryType; a partition is far below its 2 GiB
-        pa.field("roles", _STRINGS),
+        pa.field("roles", pa.string()),  # JSON, see _AS_JSON
         pa.field("language", pa.string()),
-        pa.field("missing_roles", _STRINGS),
-        _CALL_METADATA,
+        pa.field("missing_roles", pa.string()),
+        pa.field("metadata", pa.string()),
+        _DUPLICATE_OF,
         pa.field("failure", _FAILURE),  # null where the call has audio
     ]
 )
 """One row per call of a partition, as Spark writes it and the ASR actor reads it."""
+
+_AS_JSON = ("roles", "missing_roles", "metadata")
+"""Columns of AUDIO_SCHEMA that are JSON texts: Java's Arrow leaves out the offsets of lists of strings that are all
+empty, and Ray's serialiser refuses arrays without them."""
 
 TRANSCRIPT_SCHEMA = pa.schema(
     [
@@ -351,12 +375,14 @@ TRANSCRIPT_SCHEMA = pa.schema(
         pa.field("redactions", pa.list_(_REDACTION)),
         pa.field("missing_roles", _STRINGS),
         _CALL_METADATA,
+        _DUPLICATE_OF,
     ],
     metadata=_METADATA,
 )
 
 FAILURE_SCHEMA = pa.schema(
-    [pa.field("call_id", pa.string()), pa.field("uri", pa.string()), *_FAILURE, _CALL_METADATA], metadata=_METADATA
+    [pa.field("call_id", pa.string()), pa.field("uri", pa.string()), *_FAILURE, _CALL_METADATA, _DUPLICATE_OF],
+    metadata=_METADATA,
 )
 
 INSIGHT_SCHEMA = pa.schema(
@@ -386,7 +412,7 @@ OUTCOME_SCHEMA = pa.schema([*TRANSCRIPT_SCHEMA, pa.field("failure", _FAILURE)])
 
 def audio_to_table(rows: Sequence[CallAudio | Failure]) -> pa.Table:
     """One partition's rows under AUDIO_SCHEMA, in the order given."""
-    return pa.Table.from_pylist([_with_failure(row) for row in rows], schema=AUDIO_SCHEMA)
+    return pa.Table.from_pylist([_audio_document(row) for row in rows], schema=AUDIO_SCHEMA)
 
 
 def table_to_audio(table: pa.Table) -> list[CallAudio | Failure]:
@@ -431,17 +457,29 @@ def table_to_insights(table: pa.Table) -> list[Insight]:
 def failed(call: Call | CallAudio | Outcome, *, code: str, stage: str, reason: str) -> Failure:
     """The call's Failure; what has become of the call so far says what it is called."""
     uri = call.source if isinstance(call, Call) else call.uri
-    return Failure(call_id=call.call_id, uri=uri, code=code, stage=stage, reason=reason, metadata=dict(call.metadata))
+    return Failure(
+        call_id=call.call_id,
+        uri=uri,
+        code=code,
+        stage=stage,
+        reason=reason,
+        metadata=dict(call.metadata),
+        duplicate_of=None if isinstance(call, Call) else call.duplicate_of,
+    )
 
 
 def _rows(table: pa.Table) -> list[dict[str, Any]]:
     return table.to_pylist(maps_as_pydicts="strict")
 
 
+_WHOSE = ("call_id", "uri", "metadata", "duplicate_of")
+"""What a failure has in common with the rows it stands among."""
+
+
 def _with_failure(row: CallAudio | Outcome) -> dict[str, object]:
     if isinstance(row, Failure):
-        failure = {"code": row.code, "stage": row.stage, "reason": row.reason}
-        return {"call_id": row.call_id, "uri": row.uri, "metadata": row.metadata, "failure": failure}
+        whose = {name: getattr(row, name) for name in _WHOSE}
+        return {**whose, "failure": {"code": row.code, "stage": row.stage, "reason": row.reason}}
     return {**asdict(row), "failure": None}
 
 
@@ -449,10 +487,16 @@ def _failure_row(row: dict[str, Any]) -> Failure | None:
     failure = row.pop("failure")
     if failure is None:
         return None
-    return Failure(call_id=row["call_id"], uri=row["uri"], metadata=row["metadata"], **failure)
+    return Failure(**{name: row[name] for name in _WHOSE}, **failure)
+
+
+def _audio_document(row: CallAudio | Failure) -> dict[str, object]:
+    document = _with_failure(row)
+    return {**document, **{name: json.dumps(document[name]) for name in _AS_JSON if name in document}}
 
 
 def _audio_row(row: dict[str, Any]) -> CallAudio | Failure:
+    row = {**row, **{name: json.loads(row[name]) for name in _AS_JSON if row[name]}}
     failure = _failure_row(row)
     if failure is not None:
         return failure

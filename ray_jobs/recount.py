@@ -14,7 +14,7 @@ from ray_jobs.records import Failure, Insight
 from ray_jobs.report import TranscriptSummary
 from ray_jobs.sinks import read_parquet
 
-_COLUMNS = ("call_id", "duration_s", "speech_s", "language", "utterances", "redactions", "redacted")
+_COLUMNS = ("call_id", "duration_s", "speech_s", "language", "utterances", "redactions", "redacted", "duplicate_of")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,6 +40,7 @@ class TranscriptSummary:
     num_utterances: int
     redacted: bool
     redactions: Mapping[str, int]
+    duplicate_of: str | None = None
 
     @classmethod
     def of(cls, transcript: Transcript) -> Self:
@@ -51,6 +52,7 @@ class TranscriptSummary:
             num_utterances=len(transcript.utterances),
             redacted=transcript.redacted,
             redactions=Counter(redaction.entity for redaction in transcript.redactions),
+            duplicate_of=transcript.duplicate_of,
         )
 
     @property
@@ -66,7 +68,9 @@ class RunFacts:
     committed files, one entry per row found there (a call stored twice comes twice). `num_skipped` planned calls were
     done before this run; `events`, `startups` and `warnings` are this run's own. `peak_memory_bytes` is of all the
     run's processes together, None where it was not measured; `call_files` says whether the folder calls/ was written.
-    `judges` maps each judge to the task it scores, `prices` a model to what its tokens cost.
+    `planned_skew` is what the plan expected `Report.skew` to be; `left_out` counts the calls found and not selected, by
+    the key of the spec that left them out. `judges` maps each judge to the task it scores, `prices` a model to what its
+    tokens cost.
     """
 
     run_id: str
@@ -85,6 +89,8 @@ class RunFacts:
     peak_memory_bytes: int | None
     call_files: bool
     warnings: Sequence[str] = ()
+    planned_skew: float = 1.0
+    left_out: Mapping[str, int] = field(default_factory=dict)
     judges: Mapping[str, str] = field(default_factory=dict)
     prices: Mapping[str, PriceSpec] = field(default_factory=dict)
 
@@ -167,6 +173,18 @@ class Report:
     def accounted(self) -> bool:
         """Whether every planned call has exactly one outcome, and nothing else has one."""
         return not (self.missing or self.unexpected or self.duplicated)
+
+    @property
+    def num_duplicate_recordings(self) -> int:
+        """Calls that have another call's recording, byte for byte, and its outcome."""
+        rows: list[TranscriptSummary | Failure] = [*self.facts.transcripts, *self.facts.failures]
+        return sum(row.duplicate_of is not None for row in rows)
+
+    @property
+    def skew(self) -> float:
+        """The most speech in one of this run's partitions over their mean; 1.0 is perfect balance."""
+        loads = [max(event.speech_s for event in events) for events in self.events_by_partition.values()]
+        return max(loads) * len(loads) / sum(loads) if sum(loads) else 1.0
 
     @cached_property
     def failures_by_code(self) -> dict[str, int]:
@@ -288,6 +306,8 @@ def render_json(report: Report) -> bytes:
         "num_ok": report.num_ok,
         "num_failed": report.num_failed,
         "num_skipped": facts.num_skipped,
+        "num_duplicate_recordings": report.num_duplicate_recordings,
+        "left_out": dict(facts.left_out),
         "accounted": report.accounted,
         "missing": report.missing,
         "unexpected": report.unexpected,
@@ -309,6 +329,7 @@ def render_json(report: Report) -> bytes:
         },
         "startup_s": {startup.phase: round(startup.duration_s, 3) for startup in facts.startups},
         "peak_memory_bytes": facts.peak_memory_bytes,
+        "skew": {"planned": round(facts.planned_skew, 3), "measured": round(report.skew, 3)},
         "partitions": [
             {"partition_id": partition_id, "stages": [_stage_times(event, facts.started_unix_s) for event in events]}
             for partition_id, events in report.events_by_partition.items()

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -23,7 +23,7 @@ from rich.console import Console
 from ray_jobs import storage
 from ray_jobs.cli import run_job
 from ray_jobs.engines import weights
-from ray_jobs.engines.load_llm import check_llm
+from ray_jobs.engines.load_llm import check_llm, check_reader
 from ray_jobs.engines.pii import check_ner_model
 from ray_jobs.errors import FatalError, SpecError
 from ray_jobs.intermediate import Intermediate
@@ -80,6 +80,8 @@ def run(spec: RunSpec, *, dry_run: bool = False, retry_failed: bool = False) -> 
     ledger = Ledger(storage.normalise(spec.output.uri))
     plan = make_plan(spec, ledger, retry_failed=retry_failed)
     check_stages(spec, spec.stages)
+    for note in plan.notes:
+        print(f"note: {note}", file=sys.stderr)
     if dry_run:
         print(describe(spec, plan, spec.stages))
         return 0
@@ -125,6 +127,8 @@ def check_stages(spec: RunSpec, stages: Sequence[str]) -> None:
         check_ner_model(spec.redact.ner_model)
         if spec.redact.hash_key_env and not os.environ.get(spec.redact.hash_key_env):
             raise SpecError(f"redact.hash_key_env: the environment has no {spec.redact.hash_key_env}")
+        if spec.redact.llm:
+            check_reader(spec.redact.llm)
     if "analyse" in stages:
         check_llm(spec.llm)
         check_tasks(spec.llm)
@@ -197,6 +201,7 @@ def _progress(plan: Plan, stages: Sequence[str], console: Console) -> Progress:
 def _followed(flow: Flow, progress: Progress, measured: Measured) -> Iterator[None]:
     """Collect and draw a flow's events and warnings as they come in."""
     ended = threading.Event()
+    told: set[str] = set()
 
     def take() -> None:
         events = flow.events(len(measured.events))
@@ -204,6 +209,10 @@ def _followed(flow: Flow, progress: Progress, measured: Measured) -> Iterator[No
         measured.events.extend(events)
         measured.warnings.extend(warnings)
         progress.update(events, note=flow.waiting_for())
+        for startup in flow.startups():
+            if startup.ui_url and startup.ui_url not in told:
+                told.add(startup.ui_url)
+                progress.say(f"{startup.phase.capitalize()} UI: {startup.ui_url}")
         for warning in warnings:
             progress.warn(warning)
 
@@ -238,8 +247,10 @@ def count(spec: RunSpec, plan: Plan, ledger: Ledger, run_id: str, began_unix_s: 
             failures=found.failures,
             insights=found.insights,
             num_skipped=len(plan.done),
+            left_out=plan.left_out,
+            planned_skew=plan.skew,
             events=measured.events,
-            warnings=measured.warnings,
+            warnings=[*plan.notes, *measured.warnings],
             startups=measured.startups,
             peak_memory_bytes=measured.peak_memory_bytes,
             call_files=spec.output.call_files,
@@ -262,6 +273,7 @@ def describe(spec: RunSpec, plan: Plan, stages: Sequence[str]) -> str:
         f"input      {storage.normalise(spec.input.uri)}",
         f"output     {storage.normalise(spec.output.uri)}",
         f"calls      {len(plan.calls):,}, of which {len(plan.done):,} are done and {len(todo):,} to do",
+        *([f"left out   {_by_key(plan.left_out)}"] if plan.left_out else []),
         f"audio      about {sum(call.expected_speech_s for call in todo) / SPEECH_SHARE / 3600:.2f} h to do, "
         f"{sum(call.size_bytes for call in todo) / 1e6:,.1f} MB",
         f"partitions {len(plan.partitions):,} ({len(plan.resumed):,} from an earlier run), skew {plan.skew:.2f}; "
@@ -277,6 +289,10 @@ def describe(spec: RunSpec, plan: Plan, stages: Sequence[str]) -> str:
     if len(plan.partitions) > SHOWN_PARTITIONS:
         lines.append(f"  ... and {len(plan.partitions) - SHOWN_PARTITIONS:,} more")
     return "\n".join(lines)
+
+
+def _by_key(left_out: Mapping[str, int]) -> str:
+    return ", ".join(f"{num_calls:,} by {key}" for key, num_calls in left_out.items())
 
 
 def _pools(spec: RunSpec, stages: Sequence[str]) -> str:

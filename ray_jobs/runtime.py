@@ -21,7 +21,7 @@ _OPENED_PACKAGES = (
     *("sun.nio.ch", "sun.nio.cs", "sun.security.action", "sun.util.calendar", "jdk.internal.ref"),
 )
 # Ray's Java serialiser reflects into these; without the opens the Spark master dies on JDK 17
-_JAVA_OPTIONS = " ".join(
+JAVA_OPTIONS = " ".join(
     [
         *(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in _OPENED_PACKAGES),
         "--add-opens=java.sql/java.sql=ALL-UNNAMED",
@@ -29,7 +29,7 @@ _JAVA_OPTIONS = " ".join(
 )
 
 _ENVIRONMENT = {
-    "JDK_JAVA_OPTIONS": _JAVA_OPTIONS,
+    "JDK_JAVA_OPTIONS": JAVA_OPTIONS,
     "PYSPARK_PYTHON": sys.executable,  # else executors take the system's python
     "RAY_AUTH_MODE": "disabled",  # of the Ray that is started here, for this machine only; a cluster sets its own
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

@@ -2,6 +2,7 @@
 
     transcripts/P-RUN.parquet   TRANSCRIPT_SCHEMA        insights/P-RUN.parquet   INSIGHT_SCHEMA
     failures/P-RUN.parquet      FAILURE_SCHEMA           calls/CALL_ID.{json,vtt,srt,txt}
+    muted/CALL_ID.wav          where the spec asks for it
 
 P is the partition's id and RUN the run's, so two runs on one output never write the same file; the marker is made by
 exclusive create, so only one of them commits. Text that was not redacted goes under unredacted/.
@@ -9,6 +10,7 @@ exclusive create, so only one of them commits. Text that was not redacted goes u
 
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -90,6 +92,14 @@ class Sink:
         ]
         return self._commit("insights", partition_id, self._fingerprints["analyse"], files, analysed)
 
+    def write_muted(self, call_id: str, path: Path | None) -> None:
+        """Put a call's muted recording before its transcript is committed; None removes an earlier version's."""
+        uri = storage.join(self._output, f"muted/{call_id}.wav")
+        if path is None:
+            storage.delete(uri)
+        else:
+            storage.write_file(uri, path)
+
     def _write(self, folder: str, partition_id: str, table: pa.Table) -> str:
         name = f"{folder}/{partition_id}-{self._run_id}.parquet"
         storage.write_bytes(storage.join(self._output, name), parquet_bytes(table))
@@ -114,6 +124,7 @@ class Sink:
     def _remove_call_files(self, failures: Sequence[Failure]) -> None:
         """A call that fails now may have files from an earlier version of its recording."""
         for failure in failures:
+            self.write_muted(failure.call_id, None)
             for extension in _CALL_FILE_EXTENSIONS:
                 storage.delete(self._call_file(failure.call_id, extension))
 

@@ -30,7 +30,9 @@ class Source(Protocol):
     wave_size: int
     """Partitions to prepare at once."""
 
-    def start(self) -> None: ...
+    def start(self) -> str:
+        """Where its own web pages are while it runs; empty where it has none."""
+        ...
 
     def prepare(self, wave: Sequence[Partition]) -> list[Any]:
         """One reference per partition, in order, to its table under spark_etl.job.WAVE_SCHEMA."""
@@ -62,8 +64,9 @@ class SparkSource:
         assert self._spark is not None, "start comes first"
         return self._spark
 
-    def start(self) -> None:
+    def start(self) -> str:
         self._spark = job.start_spark(self._etl.spark, SPARK_MASTER_CPUS)
+        return job.ui_url(self._spark)
 
     def prepare(self, wave: Sequence[Partition]) -> list[Any]:
         cached = job.cache_wave(self.spark, wave, self._etl)
@@ -95,8 +98,8 @@ class ParquetSource:
         self._prepared = prepared
         self._released: set[str] = set()
 
-    def start(self) -> None:
-        pass
+    def start(self) -> str:
+        return ""
 
     def prepare(self, wave: Sequence[Partition]) -> list[Any]:
         return [_read.remote(self._prepared[partition.partition_id]) for partition in wave]

@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import json
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -22,10 +23,16 @@ from ray_jobs.prompts import PromptFile
 
 AUDIO_GLOBS = tuple(
     f"**/*.{extension}"
-    for extension in ("wav", "flac", "mp3", "ogg", "opus", "oga", "m4a", "mp4", "aac", "webm", "amr", "gsm")
+    for extension in (
+        *("wav", "wave", "rf64", "w64", "flac", "mp3", "ogg", "opus", "oga", "m4a", "mp4", "aac", "webm", "mka"),
+        *("amr", "awb", "3gp", "gsm", "au", "aif", "aiff", "caf"),
+    )
 )
 
-STAGE_VERSIONS = {"etl": 1, "asr": 1, "redact": 1, "analyse": 1}
+DATE_CODES = {"Y": r"\d{4}", "m": r"\d{2}", "d": r"\d{2}", "H": r"\d{2}", "M": r"\d{2}", "S": r"\d{2}"}
+"""What a date's pattern may hold, as in strptime, and the regular expression of each."""
+
+STAGE_VERSIONS = {"etl": 1, "asr": 2, "redact": 2, "analyse": 1}
 """Raised by hand when a stage's code changes what it puts out for the same settings."""
 
 STAGES = tuple(STAGE_VERSIONS)
@@ -51,11 +58,123 @@ def _tuning(default: Any, description: str) -> Any:
     return Field(default=default, description=description, json_schema_extra={"tuning": True})
 
 
+class DateSpec(Section):
+    """Calls from `since` on and before `before`; a time without a zone is UTC."""
+
+    by: Literal["path", "modified", "started_at"] = Field(
+        default="path", description="the date in the path, the object's modified time, or what metadata says"
+    )
+    pattern: str | None = Field(
+        default=None, description="where the date stands in the path, such as %Y/%m/%d; also %H %M %S, for by: path"
+    )
+    since: datetime | None = None
+    before: datetime | None = None
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> "DateSpec":
+        if self.since is None and self.before is None:
+            raise ValueError("needs since, before, or both")
+        if self.by == "path" and self.pattern is None:
+            raise ValueError('by path needs pattern, such as "%Y/%m/%d"; or take by: modified')
+        if self.by != "path" and self.pattern is not None:
+            raise ValueError(f"pattern is for by: path, not by: {self.by}")
+        return self
+
+    @field_validator("pattern")
+    @classmethod
+    def _pattern_has_year(cls, pattern: str | None) -> str | None:
+        codes = re.findall(r"%(.?)", pattern or "")
+        unknown = [code for code in codes if code not in DATE_CODES]
+        if unknown:
+            raise ValueError(f"%{unknown[0]} is not known; known are {', '.join(f'%{code}' for code in DATE_CODES)}")
+        if len(set(codes)) < len(codes) or (pattern is not None and "Y" not in codes):
+            raise ValueError("has to hold %Y, and no code twice")
+        return pattern
+
+    @field_validator("since", "before")
+    @classmethod
+    def _zone_is_utc(cls, time: datetime | None) -> datetime | None:
+        return time.replace(tzinfo=UTC) if time is not None and time.tzinfo is None else time
+
+
+class SampleSpec(Section):
+    """A choice by the hash of each call's location: the same calls in every run, and still when others come."""
+
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = Field(default=None, description="share of the calls")
+    count: Count | None = Field(default=None, description="number of calls, in each stratum where `by` is set")
+    by: tuple[str, ...] = Field(
+        default=(), description="what makes the strata: folder, duration, or keys of the calls' metadata"
+    )
+    duration_edges_s: tuple[Positive, ...] = Field(
+        default=(60.0, 300.0, 900.0), description="where the strata of expected duration are cut"
+    )
+    seed: int = Field(default=0, description="another seed is another sample")
+
+    @model_validator(mode="after")
+    def _one_size(self) -> "SampleSpec":
+        if (self.fraction is None) == (self.count is None):
+            raise ValueError("needs either fraction or count")
+        if self.by and self.count is None:
+            raise ValueError("by needs count, the calls to take of each stratum")
+        return self
+
+
+class RawSpec(Section):
+    """Recordings without a header, by their names."""
+
+    globs: Annotated[tuple[str, ...], Field(min_length=1)] = Field(description="globs over the path below input.uri")
+    encoding: Literal["mulaw", "alaw", "pcm_u8", "pcm_s16le", "pcm_s16be"]
+    sample_rate_hz: Annotated[int, Field(ge=4000, le=192_000)] = 8000
+    num_channels: Annotated[int, Field(ge=1, le=8)] = Field(default=1, description="interleaved")
+
+
 class InputSpec(Section):
-    uri: str = Field(description="folder or prefix of recordings: a path, file:// or s3://")
+    uri: str = Field(
+        description="folder or prefix of recordings: a path, file:// or s3://; or a manifest that lists them"
+    )
     include: tuple[str, ...] = Field(default=AUDIO_GLOBS, description="globs over the path below uri; case is ignored")
     exclude: tuple[str, ...] = ()
+    dates: DateSpec | None = None
+    sample: SampleSpec | None = None
     limit: Count | None = Field(default=None, description="at most this many calls, first by path")
+    raw: tuple[RawSpec, ...] = Field(default=(), description="headerless recordings; their globs add to include")
+    name_pattern: str | None = Field(
+        default=None,
+        description="regular expression over the whole path below uri without its extension; the groups call_id and "
+        "role name the call and the party in the file, every other named group is metadata",
+    )
+    manifest: str | None = Field(
+        default=None,
+        description="CSV or Parquet, one row per recording: uri or path (else call_id), and what is known of it",
+    )
+    sidecars: bool = Field(default=False, description="read NAME.json beside each recording NAME.*: a flat object")
+    metadata: tuple[str, ...] | None = Field(
+        default=None,
+        description="columns of the manifest or sidecars that outputs carry; [*]: all; null: started_at, agent, "
+        "queue and language, where there",
+    )
+    role_names: dict[str, str] = Field(
+        default={}, description="what file names and manifests call the parties, {rx: customer, tx: agent}"
+    )
+
+    @field_validator("name_pattern")
+    @classmethod
+    def _pattern_names_calls(cls, pattern: str | None) -> str | None:
+        try:
+            groups = re.compile(pattern or "").groupindex
+        except re.error as error:
+            raise ValueError(f"is not a regular expression: {error}") from None
+        if pattern and not groups:
+            raise ValueError("has no named group such as (?P<call_id>...)")
+        if "role" in groups and "call_id" not in groups:
+            raise ValueError("has a group role and none called call_id, which brings a call's files together")
+        return pattern
+
+    @model_validator(mode="after")
+    def _one_source_of_metadata(self) -> "InputSpec":
+        if self.manifest and self.sidecars:
+            raise ValueError("manifest and sidecars are two ways to say one thing; take one")
+        return self
 
 
 class OutputSpec(Section):
@@ -147,15 +266,22 @@ class AsrSpec(Section):
     language: str | None = Field(default="en", description="ISO 639-1 code; null detects it per channel")
     beam_size: Count = 1
     compute_type: str = Field(default="auto", description="auto: what the engine does best on its device")
-    batch_size: Count = _tuning(16, "windows decoded together")
+    timestamps: bool = Field(
+        default=False, description="whisper_torch: decode with timestamp tokens, which cut the text into segments"
+    )
+    batch_size: Count | None = _tuning(
+        None, "windows decoded together; null: 16, and for whisper_torch on a GPU as many as its memory holds"
+    )
     actors: ActorSpec = _tuning(ActorSpec(), "the pool of engines")
 
     @model_validator(mode="after")
     def _engine_can(self) -> "AsrSpec":
-        if self.engine not in ("whisper_vllm", "ctc_torch"):
+        if self.timestamps and self.engine != "whisper_torch":
+            raise ValueError(f"timestamps: {self.engine} has no such choice; set false, or engine whisper_torch")
+        if self.engine == "faster_whisper":
             return self
-        if self.beam_size != 1:
-            raise ValueError(f"beam_size {self.beam_size}: {self.engine} decodes greedily; set 1, or faster_whisper")
+        if self.beam_size != 1 and self.engine != "whisper_torch":
+            raise ValueError(f"beam_size {self.beam_size}: {self.engine} decodes greedily; set 1, or whisper_torch")
         if self.compute_type not in TORCH_TYPES:
             raise ValueError(f"compute_type {self.compute_type}: {self.engine} takes {', '.join(TORCH_TYPES)}")
         return self
@@ -175,6 +301,29 @@ Entity = Literal[
 ]
 
 
+class EndpointSpec(Section):
+    """An OpenAI-compatible server, and how hard it may be asked."""
+
+    url: Annotated[str, Field(pattern=r"^https?://[^/]")] = Field(
+        description="http:// or https://, up to before /chat/completions; mostly it ends in /v1"
+    )
+    api_key_env: str | None = Field(
+        default=None, description="environment variable, on the actors' nodes, that holds the key; null sends none"
+    )
+    timeout_s: Positive = Field(default=120.0, description="one attempt, from connecting to the last byte")
+    max_concurrency: Count = Field(default=32, description="requests under way at once, per actor")
+    max_attempts: Count = 5
+    backoff_s: Positive = Field(default=1.0, description="pause before the second attempt; it doubles from there")
+
+
+class SecretReaderSpec(Section):
+    """A model that reads transcripts before they are redacted, as they were said: on a server that may see them."""
+
+    model: str = Field(description="the name the server has for it")
+    endpoint: EndpointSpec = Field(description="an OpenAI-compatible server", json_schema_extra={"tuning": True})
+    context_tokens: Count = Field(default=4096, description="longest prompt plus completion of that model")
+
+
 class RedactSpec(Section):
     mode: Literal["mask", "hash", "drop", "store_unredacted"] = Field(
         default="mask",
@@ -191,6 +340,12 @@ class RedactSpec(Section):
         description="spaCy model (a module or a folder) for PERSON and ADDRESS; null goes without",
     )
     min_score: Annotated[float, Field(ge=0, le=1)] = 0.4
+    muted_audio: bool = Field(
+        default=False, description="also write muted/CALL_ID.wav: the recording with silence where secrets were spoken"
+    )
+    llm: SecretReaderSpec | None = Field(
+        default=None, description="a language model that adds to what the recognisers find, and can take nothing away"
+    )
     actors: ActorSpec = _tuning(ActorSpec(num_cpus=0.5), "the pool of redactors")
 
     @property
@@ -211,6 +366,12 @@ class RedactSpec(Section):
     def _hash_has_key(self) -> "RedactSpec":
         if self.mode == "hash" and not self.hash_key_env:
             raise ValueError("mode hash needs hash_key_env: without a key anybody could try out names and numbers")
+        return self
+
+    @model_validator(mode="after")
+    def _muting_redacts(self) -> "RedactSpec":
+        if self.muted_audio and not self.removes_secrets:
+            raise ValueError("muted_audio has no secrets to mute under mode store_unredacted; leave one of them out")
         return self
 
 
@@ -246,21 +407,6 @@ class TaskSpec(PromptUse):
     """One question asked of every redacted transcript."""
 
     labels: tuple[str, ...] = Field(default=(), description="the allowed answers, where the prompt asks for a label")
-
-
-class EndpointSpec(Section):
-    """An OpenAI-compatible server, and how hard it may be asked."""
-
-    url: Annotated[str, Field(pattern=r"^https?://[^/]")] = Field(
-        description="http:// or https://, up to before /chat/completions; mostly it ends in /v1"
-    )
-    api_key_env: str | None = Field(
-        default=None, description="environment variable, on the actors' nodes, that holds the key; null sends none"
-    )
-    timeout_s: Positive = Field(default=120.0, description="one attempt, from connecting to the last byte")
-    max_concurrency: Count = Field(default=32, description="requests under way at once, per actor")
-    max_attempts: Count = 5
-    backoff_s: Positive = Field(default=1.0, description="pause before the second attempt; it doubles from there")
 
 
 class JudgeSpec(PromptUse):
@@ -444,13 +590,16 @@ class RunSpec(Section):
 
         Raises SpecError where a task names a prompt that does not exist.
         """
+        redact = _shape(self.redact)
+        if self.redact.llm:
+            redact["prompt"] = prompts.load(prompts.SECRETS).content_hash
         analyse = _shape(self.llm)
         files = [use.file for use in (*self.llm.tasks, *self.llm.judges)] + [prompts.load(prompts.CONDENSE)]
         analyse["prompts"] = {file.version: file.content_hash for file in files}
         shapes = {
             "etl": _shape(self.etl),
             "asr": {**_shape(self.asr), "channels": _shape(self.channels)},
-            "redact": _shape(self.redact),
+            "redact": redact,
             "analyse": analyse,
         }
         chained: dict[str, str] = {}
@@ -480,7 +629,7 @@ def parse_spec(
     folder: Path = Path(),
 ) -> RunSpec:
     """Validate a document; see `load_spec`. Prompt files are looked for in `folder` and become part of the spec."""
-    merged = json.loads(json.dumps(document))
+    merged = json.loads(json.dumps(document, default=str))  # YAML knows dates, JSON does not
     for dotted, value in (overrides or {}).items():
         _put(merged, dotted, value)
     _read_prompts(merged, folder)

@@ -6,17 +6,19 @@ built-in FileNotFoundError and PermissionError, and RetryableError for what may 
 """
 
 import functools
+import io
 import os
 import random
+import shutil
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import unquote, urlparse
 
 from ray_jobs.errors import OutputError, RetryableError, SpecError
@@ -96,6 +98,29 @@ def stat(uri: str) -> ObjectInfo:
     return _s3_info(uri, head["ContentLength"], head)
 
 
+def stat_many(uris: Sequence[str]) -> list[ObjectInfo]:
+    """What is stored at each location, in order, asked concurrently; with `version` "" where nothing is, or is shown.
+
+    Raises RetryableError.
+    """
+    if not any(map(is_s3, uris)):
+        return list(map(_stat_or_nothing, uris))  # quicker than handing each to a thread
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        return list(pool.map(_stat_or_nothing, uris))
+
+
+def _stat_or_nothing(uri: str) -> ObjectInfo:
+    try:
+        return stat(uri)
+    except (FileNotFoundError, PermissionError):
+        return nothing_at(uri)
+
+
+def nothing_at(uri: str) -> ObjectInfo:
+    """Stands for an object that is not there."""
+    return ObjectInfo(uri=uri, size_bytes=0, version="", modified_unix_s=0.0)
+
+
 def exists(uri: str) -> bool:
     """Whether there is an object. Raises PermissionError or RetryableError where that cannot be told."""
     try:
@@ -117,6 +142,33 @@ def read_bytes(uri: str, *, version: str | None = None) -> bytes:
         if version and _local_info(uri, os.fstat(file.fileno())).version != version:
             raise ChangedError(uri)
         return file.read()
+
+
+def open_bytes(uri: str, *, version: str | None = None) -> BinaryIO:
+    """The object as an open file: the file itself, or a nameless temporary one that an S3 object was copied to.
+
+    Raises ChangedError as `read_bytes` does.
+    """
+    if is_s3(uri):
+        first = _get(uri, 0, PART_BYTES, version)
+        return _copied([first.data], _rest(uri, first))
+    file = open(uri, "rb")  # noqa: SIM115 - it is the caller's
+    if version and _local_info(uri, os.fstat(file.fileno())).version != version:
+        file.close()
+        raise ChangedError(uri)
+    return file
+
+
+def _copied(*pieces: Iterable[bytes]) -> BinaryIO:
+    file: Any = tempfile.TemporaryFile()  # noqa: SIM115 - it is the caller's
+    try:
+        for piece in pieces:
+            file.writelines(piece)
+        file.flush()
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def download(uri: str, path: Path, *, version: str | None = None) -> None:
@@ -149,7 +201,16 @@ def write_bytes(uri: str, data: bytes) -> None:
     if is_s3(uri):
         _s3(uri, lambda s3, where: s3.put_object(**where, Body=data))
         return
-    os.replace(_write_beside(uri, data, PUBLIC), uri)
+    os.replace(_write_beside(uri, io.BytesIO(data), PUBLIC), uri)
+
+
+def write_file(uri: str, path: Path) -> None:
+    """`write_bytes` of a local file's content, without reading it into memory."""
+    with path.open("rb") as file:
+        if is_s3(uri):
+            _s3(uri, lambda s3, where: s3.put_object(**where, Body=file))
+        else:
+            os.replace(_write_beside(uri, file, PUBLIC), uri)
 
 
 def write_private(uri: str, data: bytes, *, kms_key_id: str | None = None) -> None:
@@ -158,14 +219,14 @@ def write_private(uri: str, data: bytes, *, kms_key_id: str | None = None) -> No
         encryption = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key_id} if kms_key_id else {}
         _s3(uri, lambda s3, where: s3.put_object(**where, Body=data, **encryption))
         return
-    os.replace(_write_beside(uri, data, PRIVATE), uri)
+    os.replace(_write_beside(uri, io.BytesIO(data), PRIVATE), uri)
 
 
 def create_bytes(uri: str, data: bytes) -> bool:
     """Put an object only where there is none; False where there was one. Of several writers, one gets True."""
     if is_s3(uri):
         return bool(_s3(uri, lambda s3, where: s3.put_object(**where, Body=data, IfNoneMatch="*"), exists=False))
-    temporary = _write_beside(uri, data, PUBLIC)
+    temporary = _write_beside(uri, io.BytesIO(data), PUBLIC)
     try:
         os.link(temporary, uri)  # unlike rename, fails where the name is taken
     except FileExistsError:
@@ -210,7 +271,7 @@ def _walk(folder: str) -> Iterator[ObjectInfo]:
     try:
         with os.scandir(folder) as scan:
             entries = sorted(scan, key=lambda entry: entry.name + "/" * entry.is_dir())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     for entry in entries:
         try:
@@ -231,13 +292,13 @@ def _local_info(path: str, status: os.stat_result) -> ObjectInfo:
     )
 
 
-def _write_beside(path: str, data: bytes, mode: int) -> str:
+def _write_beside(path: str, source: BinaryIO, mode: int) -> str:
     """A complete, synced temporary file in the folder of `path`."""
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=folder, prefix=".tmp-")
     with os.fdopen(handle, "wb") as file:
-        file.write(data)
+        shutil.copyfileobj(source, file)
         file.flush()
         os.fsync(file.fileno())
     os.chmod(temporary, mode)

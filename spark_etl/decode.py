@@ -1,6 +1,6 @@
-"""Recordings to samples: WAV by numpy, every other format by FFmpeg (through PyAV), in blocks.
+"""Recordings to samples: WAV and headerless ones by numpy, every other format by FFmpeg (through PyAV), in blocks.
 
-`decode_wav` reads the formats most recorders write with bounds-checked Python alone, so it can run anywhere;
+`decode_pcm` reads the formats most recorders write with bounds-checked Python alone, so it can run anywhere;
 `decode_ffmpeg` runs C code on bytes from outside and belongs in the helper process (`spark_etl.helper`).
 
 Both give int16 at 8,000 Hz where that is the recording's rate, at 16,000 Hz else, and settle one question alike: how
@@ -10,7 +10,7 @@ second or one per cent, whichever is more; beyond that the call is `truncated`, 
 that looks whole is worse than none.
 """
 
-import io
+import os
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,11 +20,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ray_jobs.errors import CallError
+from ray_jobs.records import RawCoding
+from spark_etl.recording import Recording
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
 
 MAX_CHANNELS = 8
+MAX_CHUNKS = 1000
 MIN_RATE_HZ, MAX_RATE_HZ = 4000, 192_000
 BLOCK_S = 30.0
 
@@ -56,7 +59,7 @@ class WavHeader:
 
     @property
     def native(self) -> bool:
-        """Whether `decode_wav` reads it; FFmpeg has the rest (other codings, and rates that need resampling)."""
+        """Whether `decode_pcm` reads it without resampling; FFmpeg has the rest (other codings and rates)."""
         return self.sample_rate_hz in (8000, 16000) and (self.format_tag, self.sample_bytes) in _TO_INT16
 
 
@@ -65,43 +68,81 @@ def output_rate_hz(sample_rate_hz: int) -> int:
     return 8000 if sample_rate_hz == 8000 else 16000
 
 
-def is_wav(data: bytes) -> bool:
-    return data[:4] in (b"RIFF", b"RF64") and data[8:12] == b"WAVE"
+def is_wav(recording: Recording) -> bool:
+    head = recording.read(0, 12)
+    return head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE"
 
 
-def decode_wav(data: bytes, header: WavHeader) -> Iterator[Block]:
-    """Blocks of a WAV file whose header is `native`."""
+def decode_pcm(recording: Recording, header: WavHeader) -> Iterator[Block]:
+    """Blocks of a WAV file whose header is `native`, or of a headerless one with its `raw_header`; at least one.
+
+    Raises CallError: `changed` where the file shrinks meanwhile, `empty` where it is too short for one sample.
+    """
+    blocks = _convert(recording, header)
+    if not header.native:
+        blocks = resample(blocks, output_rate_hz(header.sample_rate_hz))
+    first = next(blocks, None)
+    if first is None:
+        raise CallError("empty", f"{header.num_frames} samples at {header.sample_rate_hz} Hz are none at 16,000 Hz")
+    yield first
+    yield from blocks
+
+
+def raw_header(recording: Recording, raw: RawCoding) -> WavHeader:
+    """What a header would say. Raises CallError `empty` where there is not one whole sample."""
+    format_tag, sample_bytes = RAW_ENCODINGS[raw.encoding]
+    num_frames = recording.size_bytes // (sample_bytes * raw.num_channels)
+    if num_frames == 0:
+        raise CallError("empty", "the file holds no whole sample")
+    return WavHeader(
+        format_tag=format_tag,
+        num_channels=raw.num_channels,
+        sample_rate_hz=raw.sample_rate_hz,
+        sample_bytes=sample_bytes,
+        data_start=0,
+        num_frames=num_frames,
+    )
+
+
+def _convert(recording: Recording, header: WavHeader) -> Iterator[Block]:
     convert = _TO_INT16[header.format_tag, header.sample_bytes]
     frame_bytes = header.num_channels * header.sample_bytes
     block_frames = int(BLOCK_S * header.sample_rate_hz)
     for first in range(0, header.num_frames, block_frames):
         count = min(block_frames, header.num_frames - first)
-        raw = np.frombuffer(data, np.uint8, count * frame_bytes, header.data_start + first * frame_bytes)
-        pcm = convert(raw).reshape(count, header.num_channels).T
+        data = recording.read(header.data_start + first * frame_bytes, count * frame_bytes)
+        if len(data) < count * frame_bytes:
+            raise CallError("changed", "the file became shorter while it was read; the next run takes it as it is then")
+        pcm = convert(np.frombuffer(data, np.uint8)).reshape(count, header.num_channels).T
         yield Block(sample_rate_hz=header.sample_rate_hz, pcm=np.ascontiguousarray(pcm))
 
 
-def read_wav_header(data: bytes) -> WavHeader:
+def read_wav_header(recording: Recording) -> WavHeader:
     """Check a RIFF or RF64 file's chunks (Microsoft RIFF; EBU Tech 3306 for RF64).
 
     Raises CallError: `unreadable` where a chunk is missing or contradicts itself, `truncated` where audio is missing,
     `empty` where there is none, `unsupported_codec` for more than MAX_CHANNELS.
     """
     position, fmt, large_size = 12, None, None
-    while position + 8 <= len(data):
-        name, size = data[position : position + 4], struct.unpack_from("<I", data, position + 4)[0]
+    for _ in range(MAX_CHUNKS):
+        chunk = recording.read(position, 8)
+        if len(chunk) < 8:
+            raise CallError("truncated" if fmt else "unreadable", "WAV file ends before its data chunk")
+        name, size = chunk[:4], struct.unpack_from("<I", chunk, 4)[0]
         body = position + 8
-        if name == b"ds64" and body + 16 <= len(data):
-            large_size = struct.unpack_from("<Q", data, body + 8)[0]
+        if name == b"ds64" and len(sizes := recording.read(body, 16)) == 16:
+            large_size = struct.unpack_from("<Q", sizes, 8)[0]
         elif name == b"fmt ":
-            fmt = _read_fmt(data[body : body + size])
+            fmt = _read_fmt(recording.read(body, min(size, 64)))
         elif name == b"data":
             if fmt is None:
                 raise CallError("unreadable", "WAV file has no fmt chunk before its data")
-            promised = large_size if size == 0xFFFFFFFF and large_size else size
-            return _measure(data, fmt, body, promised)
+            if size == 0xFFFFFFFF and large_size:
+                return _measure(recording, fmt, body, large_size)
+            # At and above: what recorders write that do not know the length yet.
+            return _measure(recording, fmt, body, size if size < 0x7FFFF000 else 0)
         position = body + size + (size & 1)
-    raise CallError("truncated" if fmt else "unreadable", "WAV file ends before its data chunk")
+    raise CallError("unreadable", f"WAV file with more than {MAX_CHUNKS} chunks before its audio")
 
 
 def _read_fmt(chunk: bytes) -> tuple[int, int, int, int, int]:
@@ -117,17 +158,17 @@ def _read_fmt(chunk: bytes) -> tuple[int, int, int, int, int]:
     return tag, num_channels, rate, byte_rate, -(-bits // 8)
 
 
-def _measure(data: bytes, fmt: tuple[int, int, int, int, int], start: int, promised: int) -> WavHeader:
+def _measure(recording: Recording, fmt: tuple[int, int, int, int, int], start: int, promised: int) -> WavHeader:
     tag, num_channels, rate, byte_rate, sample_bytes = fmt
     frame_bytes = num_channels * sample_bytes
     if (tag, sample_bytes) in _TO_INT16 or byte_rate == 0:
         byte_rate = rate * max(frame_bytes, 1)
-    present = len(data) - start
+    present = recording.size_bytes - start
     if present <= 0:
         raise CallError("empty" if promised == 0 else "truncated", "WAV file ends where its audio should start")
-    if promised and promised < 0x7FFFF000:  # at and above: what recorders write that do not know the length yet
+    if promised:
         check_length(present / byte_rate, promised / byte_rate)
-        if not _more_audio_follows(data, start + promised, byte_rate):
+        if not _more_audio_follows(recording, start + promised, byte_rate):
             present = min(present, promised)
     num_frames = present // frame_bytes if frame_bytes else 0
     if frame_bytes and num_frames == 0:
@@ -142,13 +183,15 @@ def _measure(data: bytes, fmt: tuple[int, int, int, int, int], start: int, promi
     )
 
 
-def _more_audio_follows(data: bytes, end: int, byte_rate: int) -> bool:
+def _more_audio_follows(recording: Recording, end: int, byte_rate: int) -> bool:
     """Whether the data chunk goes on after its stated end: over a second of bytes there that are no RIFF chunk."""
-    if len(data) - end < byte_rate * _SLACK_S:
+    if recording.size_bytes - end < byte_rate * _SLACK_S:
         return False
     end += end & 1
-    name, size = data[end : end + 4], int.from_bytes(data[end + 4 : end + 8], "little")
-    return not (name.isascii() and name.decode("ascii", "replace").isprintable() and end + 8 + size <= len(data))
+    chunk = recording.read(end, 8)
+    name, size = chunk[:4], int.from_bytes(chunk[4:], "little")
+    is_name = name.isascii() and name.decode("ascii", "replace").isprintable()
+    return not (is_name and end + 8 + size <= recording.size_bytes)
 
 
 def check_length(present_s: float, promised_s: float) -> None:
@@ -171,6 +214,7 @@ def _g711_table(a_law: bool) -> Samples:
     return np.where(code & 0x80, -magnitude, magnitude).astype(np.int16)
 
 
+_BIG_ENDIAN = -1  # no format tag of a WAV file
 _A_LAW, _MU_LAW = _g711_table(True), _g711_table(False)
 
 
@@ -189,13 +233,22 @@ _TO_INT16: dict[tuple[int, int], Callable[[npt.NDArray[np.uint8]], Samples]] = {
     (3, 8): lambda raw: _from_float(raw.view("<f8")),
     (6, 1): lambda raw: _A_LAW[raw],
     (7, 1): lambda raw: _MU_LAW[raw],
+    (_BIG_ENDIAN, 2): lambda raw: raw.view(">i2").astype(np.int16),
 }
+
+
+RAW_ENCODINGS = {"mulaw": (7, 1), "alaw": (6, 1), "pcm_u8": (1, 1), "pcm_s16le": (1, 2), "pcm_s16be": (_BIG_ENDIAN, 2)}
+"""The codings of headerless recordings, as format tag and bytes per sample."""
+
+
+def raw_bytes_per_s(raw: RawCoding) -> int:
+    return raw.sample_rate_hz * raw.num_channels * RAW_ENCODINGS[raw.encoding][1]
 
 
 # ------------------------------------------------------------------------------------------------------------ FFmpeg
 
 
-def decode_ffmpeg(data: bytes, max_s: float) -> Iterator[Block]:
+def decode_ffmpeg(recording: Recording, max_s: float) -> Iterator[Block]:
     """Blocks of any recording that FFmpeg's audio demuxers read, at most `max_s` seconds.
 
     Only audio containers are tried: playlists and other formats that open further files are not. Packets that do not
@@ -204,10 +257,10 @@ def decode_ffmpeg(data: bytes, max_s: float) -> Iterator[Block]:
     import av
 
     av.logging.set_level(av.logging.PANIC)
-    if data[4:8] == b"ftyp" and b"moov" not in data:
+    if recording.read(4, 4) == b"ftyp" and not _has_index(recording):
         raise CallError("truncated", "MP4 file ends before its index")
     try:
-        container = av.open(io.BytesIO(data), options={"format_whitelist": _DEMUXERS}, metadata_errors="replace")
+        container = av.open(_Stream(recording), options={"format_whitelist": _DEMUXERS}, metadata_errors="replace")
     except (av.error.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise CallError("unreadable", f"not a recording in a known format ({reason})") from None
@@ -220,7 +273,9 @@ def decode_ffmpeg(data: bytes, max_s: float) -> Iterator[Block]:
         num_channels = stream.codec_context.channels
         if num_channels > MAX_CHANNELS:
             raise CallError("unsupported_codec", f"{num_channels} channels; at most {MAX_CHANNELS} are taken")
-        promised_s = _promised_s(container, data)
+        if num_channels > 2:  # PyAV frees a layout of the file's own (AIFF, CAF, MP4) twice, so it may not see it
+            stream.codec_context.layout = f"{num_channels}c"
+        promised_s = _promised_s(container, recording)
         if promised_s > max_s:
             raise CallError("too_long", f"{promised_s:.0f} s; etl.max_call_s is {max_s:g} s")
         present_s = 0.0
@@ -234,10 +289,49 @@ def decode_ffmpeg(data: bytes, max_s: float) -> Iterator[Block]:
         check_length(present_s, promised_s)
 
 
-def _promised_s(container: Any, data: bytes) -> float:
+class _Stream:
+    """A recording as FFmpeg reads it, from a position of its own."""
+
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
+        self._position = 0
+
+    def read(self, num_bytes: int) -> bytes:
+        data = self._recording.read(self._position, num_bytes)
+        self._position += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._recording.size_bytes}[whence]
+        self._position = max(0, origin + offset)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+
+def _has_index(recording: Recording) -> bool:
+    """Whether an MP4 file's boxes (ISO/IEC 14496-12) go on to its index, `moov`."""
+    position = 0
+    for _ in range(MAX_CHUNKS):
+        head = recording.read(position, 16)
+        size, name = int.from_bytes(head[:4], "big"), head[4:8]
+        if name == b"moov" or len(head) < 8:
+            return name == b"moov"
+        if size == 1:
+            size = int.from_bytes(head[8:], "big")
+        if size < 8:
+            return False
+        position += size
+    return False
+
+
+def _promised_s(container: Any, recording: Recording) -> float:
     """How long the file says it is, where its format has a field for that; else 0, and FFmpeg only estimates."""
     name = container.format.name
-    has_field = name in _KEEPS_DURATION or (name == "mp3" and any(tag in data[:4096] for tag in (b"Xing", b"Info")))
+    has_field = name in _KEEPS_DURATION or (
+        name == "mp3" and any(tag in recording.read(0, 4096) for tag in (b"Xing", b"Info"))
+    )
     return float(container.duration or 0) / 1e6 if has_field else 0.0
 
 
@@ -256,17 +350,35 @@ def _frames(container: Any, stream: Any) -> "Iterator[AudioFrame]":
             continue
 
 
-def _resampled(frames: "Iterator[AudioFrame]") -> Iterator[Block]:
-    """Frames as int16 at the output rate; a stream that changes its form midway keeps the form it began with."""
+def resample(blocks: Iterator[Block], rate_hz: int) -> Iterator[Block]:
+    """The same sound at another rate, in blocks of about BLOCK_S. FFmpeg does it, on samples that are ours."""
+    return _gather(_resampled(map(_frame, blocks), rate_hz))
+
+
+def _frame(block: Block) -> "AudioFrame":
+    import av
+
+    num_channels = len(block.pcm)
+    layout = {1: "mono", 2: "stereo"}.get(num_channels, f"{num_channels}c")
+    interleaved = np.ascontiguousarray(block.pcm.T).reshape(1, -1)
+    frame = av.AudioFrame.from_ndarray(interleaved, format="s16", layout=layout)
+    frame.sample_rate = block.sample_rate_hz
+    return frame
+
+
+def _resampled(frames: "Iterator[AudioFrame]", rate: int = 0) -> Iterator[Block]:
+    """Frames as int16 at `rate` in Hz, or the output rate of the first; a stream that changes its form midway keeps
+    the form it began with."""
     import av
 
     resampler: av.AudioResampler | None = None
     source = layout = None
-    rate = 0
 
     def blocks(frame: "AudioFrame | None") -> Iterator[Block]:
         for out in resampler.resample(frame) if resampler else ():
-            yield Block(sample_rate_hz=rate, pcm=out.to_ndarray().astype(np.int16, copy=False))
+            # Interleaved: PyAV reads past the end of a frame of eight planes.
+            pcm = out.to_ndarray().reshape(-1, out.layout.nb_channels).T
+            yield Block(sample_rate_hz=rate, pcm=pcm.astype(np.int16, copy=False))
 
     for frame in frames:
         if not MIN_RATE_HZ <= frame.sample_rate <= MAX_RATE_HZ:
@@ -275,7 +387,7 @@ def _resampled(frames: "Iterator[AudioFrame]") -> Iterator[Block]:
         if form != source:
             yield from blocks(None)
             layout, rate = layout or frame.layout, rate or output_rate_hz(frame.sample_rate)
-            resampler, source = av.AudioResampler(format="s16p", layout=layout, rate=rate), form
+            resampler, source = av.AudioResampler(format="s16", layout=layout, rate=rate), form
         frame.pts = None
         yield from blocks(frame)
     yield from blocks(None)

@@ -15,13 +15,16 @@ from ray_jobs import storage
 from ray_jobs.errors import CallError, RetryableError
 from ray_jobs.intermediate import Intermediate
 from ray_jobs.ledger import Partition
-from ray_jobs.records import AUDIO_SCHEMA, Call, StageEvent, audio_to_table
+from ray_jobs.records import AUDIO_SCHEMA, Part, StageEvent, audio_to_table
 from ray_jobs.spec import EtlSpec, SparkSpec
+from spark_etl.recording import Recording
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 APP_NAME = "callmill-etl"
+
+_EXECUTOR = "raydp-executor-"  # and a number: an executor's name as a Ray actor; a restarted one keeps it
 
 WAVE_SCHEMA = pa.schema(
     [
@@ -71,6 +74,11 @@ def start_spark(spark: SparkSpec, master_cpus: float) -> "SparkSession":
     )
 
 
+def ui_url(spark: "SparkSession") -> str:
+    """Where SparkUI is: the driver's host, port 4040 or the next that is free; empty where it is switched off."""
+    return spark.sparkContext.uiWebUrl or ""
+
+
 def stop_spark() -> None:
     import raydp
 
@@ -117,7 +125,7 @@ def _keys(spark: "SparkSession", partitions: Sequence[Partition]) -> "DataFrame"
 def cache_wave(spark: "SparkSession", partitions: Sequence[Partition], etl: EtlSpec) -> CachedWave:
     """Compute a wave and keep it in the executors, in memory or on disk, until `release`.
 
-    This and `to_ray` are what raydp.spark.from_spark_recoverable does, without the Ray Dataset it makes in between:
+    This and `to_ray` do what raydp.spark.from_spark_recoverable does, without the Ray Dataset it makes in between:
     that one loads every partition into a further worker for its statistics, and waits for a free CPU slot to do so.
     """
     from pyspark import StorageLevel
@@ -135,13 +143,45 @@ def cache_wave(spark: "SparkSession", partitions: Sequence[Partition], etl: EtlS
 
 def to_ray(wave: CachedWave) -> list[Any]:
     """One reference per partition to its Arrow table; Ray fetches it from its executor, again should it get lost."""
+    import ray
+
+    there = sorted(name for name in ray.util.list_named_actors() if name.startswith(_EXECUTOR))
+    fetch: Any = ray.remote(_fetch).options(num_cpus=0, num_returns=2)
+    tables: list[Any] = []
+    last: dict[str, Any] = {}
+    for index, executor in enumerate(wave.executors):
+        own_first = sorted(there, key=f"{_EXECUTOR}{executor}".__ne__)
+        # One at a time: a restarted executor has two threads, and fetches that wait for its start may not take both.
+        table, last[executor] = fetch.remote(wave, index, own_first, last.get(executor))
+        tables.append(table)
+    return tables
+
+
+def _fetch(wave: CachedWave, index: int, executors: Sequence[str], _before: Any) -> tuple[pa.Table, None]:
+    """A cached partition from the first executor that lives; whichever is asked, Spark has it or computes it anew."""
+    from ray.exceptions import RayActorError
     from raydp.spark.dataset import _fetch_arrow_table_from_executor
 
-    fetch = _fetch_arrow_table_from_executor.options(num_cpus=0)
-    return [
-        fetch.remote(f"raydp-executor-{executor}", wave.rdd_id, index, wave.schema_json, wave.driver_agent_url)
-        for index, executor in enumerate(wave.executors)
+    error: Exception = RetryableError(f"no executor is left to give partition {index} of a wave")
+    for executor in executors:
+        try:
+            table = _fetch_arrow_table_from_executor._function(
+                executor, wave.rdd_id, index, wave.schema_json, wave.driver_agent_url
+            )
+        except RayActorError as dead:
+            error = dead
+        else:
+            return _rebuilt(table), None
+    raise error
+
+
+def _rebuilt(table: pa.Table) -> pa.Table:
+    """The same table; Java leaves out the offsets of empty lists, and Ray takes no column without them."""
+    columns = [
+        column if field.name == "pcm" else pa.array(column.to_pylist(), field.type)
+        for field, column in zip(table.schema, table.columns, strict=True)
     ]
+    return pa.table(columns, schema=table.schema)
 
 
 def release(spark: "SparkSession", wave: CachedWave) -> None:
@@ -194,7 +234,7 @@ def prepared_table(plan: str, etl: EtlSpec) -> pa.Table:
 
     partition = Partition.from_document(json.loads(plan))
     began = time.time()
-    table = audio_to_table(prepare_partition(partition.calls, etl, read_call))
+    table = audio_to_table(prepare_partition(partition.calls, etl, open_part))
     where = {
         "partition_id": partition.partition_id,
         "start_unix_s": began,
@@ -211,31 +251,32 @@ def prepared_table(plan: str, etl: EtlSpec) -> pa.Table:
 def etl_event(prepared: pa.Table) -> StageEvent:
     """What ETL did, by a table under WAVE_SCHEMA."""
     rows = prepared.drop_columns(["pcm"]).to_pylist()
-    heard = [row for row in rows if row["failure"] is None]
+    good = [row for row in rows if row["failure"] is None]
+    heard = [row for row in good if row["duplicate_of"] is None]  # a duplicate's audio was not worked on
     return StageEvent(
         partition_id=rows[0]["partition_id"],
         stage="etl",
         start_unix_s=rows[0]["start_unix_s"],
         end_unix_s=rows[0]["end_unix_s"],
         num_calls=len(rows),
-        num_failed=len(rows) - len(heard),
+        num_failed=len(rows) - len(good),
         audio_s=sum(row["duration_s"] for row in heard),
         speech_s=sum(sum(span["num_samples"] for span in row["spans"]) / row["sample_rate_hz"] for row in heard),
         worker=rows[0]["worker"],
     )
 
 
-def read_call(call: Call) -> bytes:
-    """The recording's bytes. Raises CallError where they are not to be had, or not the planned version's."""
+def open_part(part: Part, shown: str) -> Recording:
+    """One file of a call, called `shown` in reasons. Raises CallError where it is not to be had as it was planned."""
     try:
-        return storage.read_bytes(call.uri, version=call.version)
+        return Recording(storage.open_bytes(part.uri, version=part.version))
     except FileNotFoundError:
-        raise CallError("vanished", f"{call.source} was listed and is no longer there") from None
+        raise CallError("vanished", f"{shown} was listed and is no longer there") from None
     except PermissionError as error:
-        raise CallError("access_denied", f"{call.source}: {error.strerror}") from None
+        raise CallError("access_denied", f"{shown}: {error.strerror}") from None
     except storage.ChangedError:
         raise CallError(
-            "changed", f"{call.source} was replaced after it was listed; the next run takes the new one"
+            "changed", f"{shown} was replaced after it was listed; the next run takes the new one"
         ) from None
     except (RetryableError, OSError) as error:
-        raise CallError("storage", f"{call.source}: {' '.join(str(error).split())}") from None
+        raise CallError("storage", f"{shown}: {' '.join(str(error).split())}") from None

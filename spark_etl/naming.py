@@ -1,54 +1,66 @@
 """What a recording is called in every output: an id that is unique, safe as a file name, and stays with it."""
 
+import functools
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from ray_jobs import storage
 from ray_jobs.pii_names import looks_personal
-from ray_jobs.records import Call
-from ray_jobs.storage import ObjectInfo
-from spark_etl.partition import expected_speech_s
 
 MAX_CALL_ID = 120
 
 
-def name_calls(root: str, objects: Iterable[ObjectInfo], owners: Mapping[str, str]) -> Iterator[Call]:
-    """A Call per object, with an id that is unique, safe as a file name, and stays with its recording."""
-    by_uri = {uri: call_id for call_id, uri in owners.items()}
-    taken = dict(owners)
-    for info in objects:
-        path = PurePosixPath(info.uri).name if info.uri == root else storage.relative(info.uri, root)
-        call_id = by_uri.get(info.uri) or _call_id(path)
-        if taken.get(call_id, info.uri) != info.uri:
-            call_id = f"{call_id}-{_digest(info.uri)}"
-        taken[call_id] = info.uri
-        yield Call(
-            call_id=call_id,
-            uri=info.uri,
-            source=_public_name(root, path, call_id) if _is_personal(path) else info.uri,
-            size_bytes=info.size_bytes,
-            version=info.version,
-            expected_speech_s=expected_speech_s(info),
-        )
+class Names:
+    """Gives out ids; `owners` are those given before, with the locations that have them."""
+
+    def __init__(self, owners: Mapping[str, str]) -> None:
+        self._by_uri = {uri: call_id for call_id, uri in owners.items()}
+        self._taken = dict(owners)
+
+    def of_path(self, path: str, uri: str) -> str:
+        """The id of a recording that has only its name."""
+        call_id = self._by_uri.get(uri) or _call_id(path)
+        if self._taken.get(call_id, uri) != uri:
+            call_id = f"{call_id}-{_digest(uri)}"
+        self._taken[call_id] = uri
+        return call_id
+
+    def of_key(self, key: str, uri: str) -> str:
+        """The id of a call that a file name or a manifest gives one: the same whatever else there is."""
+        call_id = f"call-{_digest(key)}" if looks_personal(key) else _safe(key)
+        if call_id != key:
+            call_id = f"{call_id.removesuffix('-' + _digest(key))}-{_digest(key)}"
+        self._taken[call_id] = uri
+        return call_id
+
+
+def source_of(root: str, path: str, uri: str, call_id: str) -> str:
+    """The location as outputs show it: without a name that is personal."""
+    return storage.join(root, call_id + PurePosixPath(path).suffix) if _is_personal(path) else uri
 
 
 def _call_id(path: str) -> str:
     """The path without its extension, made safe: folders joined by `__`, anything unusual replaced by `_`."""
     if _is_personal(path):
         return f"call-{_digest(path)}"
-    stem = re.sub(r"\.[A-Za-z0-9]{1,5}$", "", path)
-    safe = re.sub(r"[^A-Za-z0-9._-]", "_", stem.replace("/", "__")).lstrip(".") or "call"
-    return safe if len(safe) <= MAX_CALL_ID else f"{safe[:MAX_CALL_ID]}-{_digest(path)}"
+    return _safe(re.sub(r"\.[A-Za-z0-9]{1,5}$", "", path))
+
+
+def _safe(name: str) -> str:
+    safe = re.sub(r"[^A-Za-z0-9._-]", "_", name.replace("/", "__")).lstrip(".") or "call"
+    return safe if len(safe) <= MAX_CALL_ID else f"{safe[:MAX_CALL_ID]}-{_digest(name)}"
 
 
 def _is_personal(path: str) -> bool:
-    return any(looks_personal(PurePosixPath(part).stem) for part in path.split("/"))
+    return any(map(_part_is_personal, path.split("/")))
 
 
-def _public_name(root: str, path: str, call_id: str) -> str:
-    return storage.join(root, call_id + PurePosixPath(path).suffix)
+@functools.lru_cache(maxsize=4096)
+def _part_is_personal(part: str) -> bool:
+    """Most of a path's parts are folders that thousands of paths share."""
+    return looks_personal(part.rpartition(".")[0] or part)
 
 
 def _digest(text: str) -> str:

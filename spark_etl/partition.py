@@ -3,7 +3,9 @@
 import heapq
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from ray_jobs import storage
@@ -63,38 +65,96 @@ def _wav_bytes_per_s(path: str) -> int | None:
 def lay_out(
     calls: Sequence[Call], limits: PartitionSpec, max_actors: int, fingerprint: str, replaces: Mapping[str, str]
 ) -> list[Partition]:
-    """Lay whole calls into partitions of about equal expected speech; the same input gives the same partitions."""
-    ordered = sorted(calls, key=lambda call: call.uri)
+    """Lay whole calls into partitions of about equal expected speech; the same input gives the same partitions.
+
+    Calls of one size may be one recording stored twice. They stay together as far as the limits allow, so that ETL,
+    which sees one partition at a time, finds out.
+    """
+    max_speech_s = min(limits.max_speech_s, limits.max_bytes / DECODED_BYTES_PER_SPEECH_S)
     partitions: list[Partition] = []
-    for start in range(0, len(ordered), WINDOW_CALLS):
-        window = ordered[start : start + WINDOW_CALLS]
-        groups = _balance(window, limits, MIN_PARTITIONS_PER_ACTOR * max_actors)
+    for window in _windows(_bundles(calls, max_speech_s, limits.max_calls)):
+        groups = _balance(window, max_speech_s, limits.max_calls, MIN_PARTITIONS_PER_ACTOR * max_actors)
         partitions.extend(make_partition(group, fingerprint, replaces) for group in groups)
     return partitions
 
 
-def _balance(calls: Sequence[Call], limits: PartitionSpec, min_partitions: int) -> list[list[Call]]:
-    """Longest processing time first (Graham 1969): each call goes to the lightest group that has room for it."""
-    max_speech_s = min(limits.max_speech_s, limits.max_bytes / DECODED_BYTES_PER_SPEECH_S)
-    giants = [call for call in calls if call.expected_speech_s >= max_speech_s]
-    others = [call for call in calls if call.expected_speech_s < max_speech_s]
-    others.sort(key=lambda call: (-call.expected_speech_s, call.uri))
-    speech_s = sum(call.expected_speech_s for call in others)
+@dataclass(frozen=True, slots=True)
+class _Bundle:
+    """Calls that are to meet in one partition, in order of their location."""
+
+    calls: Sequence[Call]
+    expected_speech_s: float
+
+    @property
+    def uri(self) -> str:
+        return self.calls[0].uri
+
+
+def _bundles(calls: Iterable[Call], max_speech_s: float, max_calls: int) -> list[_Bundle]:
+    """The calls by size, in order of their first location; where more have one size than a partition takes, it is cut.
+
+    A cut seldom parts one content stored twice: such calls follow each other where they have one version, as with the
+    ETag of most stores.
+    """
+    by_size: dict[int, list[Call]] = defaultdict(list)
+    for call in calls:
+        by_size[call.size_bytes].append(call)
+    bundles = [
+        bundle
+        for same_size in by_size.values()
+        for bundle in _cut(sorted(same_size, key=lambda call: (call.version, call.uri)), max_speech_s, max_calls)
+    ]
+    return sorted(bundles, key=lambda bundle: bundle.uri)
+
+
+def _cut(calls: Sequence[Call], max_speech_s: float, max_calls: int) -> Iterator[_Bundle]:
+    """The calls, in order, in bundles that a partition takes whole; a giant call is alone."""
+    start, speech_s = 0, 0.0
+    for index, call in enumerate(calls):
+        if index > start and (speech_s + call.expected_speech_s > max_speech_s or index - start == max_calls):
+            yield _Bundle(sorted(calls[start:index], key=lambda call: call.uri), speech_s)
+            start, speech_s = index, 0.0
+        speech_s += call.expected_speech_s
+    yield _Bundle(sorted(calls[start:], key=lambda call: call.uri), speech_s)
+
+
+def _windows(bundles: Iterable[_Bundle]) -> Iterator[list[_Bundle]]:
+    window: list[_Bundle] = []
+    num_calls = 0
+    for bundle in bundles:
+        window.append(bundle)
+        num_calls += len(bundle.calls)
+        if num_calls >= WINDOW_CALLS:
+            yield window
+            window, num_calls = [], 0
+    if window:
+        yield window
+
+
+def _balance(bundles: Sequence[_Bundle], max_speech_s: float, max_calls: int, min_partitions: int) -> list[list[Call]]:
+    """Longest processing time first (Graham 1969): each bundle goes to the lightest group that has room for it."""
+    full = [bundle for bundle in bundles if bundle.expected_speech_s >= max_speech_s]
+    others = [bundle for bundle in bundles if bundle.expected_speech_s < max_speech_s]
+    others.sort(key=lambda bundle: (-bundle.expected_speech_s, bundle.uri))
+    speech_s = sum(bundle.expected_speech_s for bundle in others)
+    num_calls = sum(len(bundle.calls) for bundle in others)
     num_groups = max(
-        math.ceil(speech_s / max_speech_s), math.ceil(len(others) / limits.max_calls), min(len(others), min_partitions)
+        math.ceil(speech_s / max_speech_s), math.ceil(num_calls / max_calls), min(len(others), min_partitions)
     )
     groups: list[list[Call]] = [[] for _ in range(num_groups)]
     lightest = [(0.0, index) for index in range(num_groups)]
-    for call in others:
+    for bundle in others:
         load_s, index = heapq.heappop(lightest)
-        if load_s + call.expected_speech_s > max_speech_s and groups[index]:  # even the lightest is too full for it
+        too_long = load_s + bundle.expected_speech_s > max_speech_s
+        too_many = len(groups[index]) + len(bundle.calls) > max_calls
+        if groups[index] and (too_long or too_many):  # even the lightest is too full for it
             heapq.heappush(lightest, (load_s, index))
             groups.append([])
             load_s, index = 0.0, len(groups) - 1
-        groups[index].append(call)
-        if len(groups[index]) < limits.max_calls:
-            heapq.heappush(lightest, (load_s + call.expected_speech_s, index))
+        groups[index].extend(bundle.calls)
+        if len(groups[index]) < max_calls:
+            heapq.heappush(lightest, (load_s + bundle.expected_speech_s, index))
         elif not lightest:
             groups.append([])
             heapq.heappush(lightest, (0.0, len(groups) - 1))
-    return [[call] for call in giants] + [group for group in groups if group]
+    return [[*bundle.calls] for bundle in full] + [group for group in groups if group]

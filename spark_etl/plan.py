@@ -5,25 +5,27 @@ Partitions that an earlier run planned and did not finish are taken up as they a
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from ray_jobs import storage
 from ray_jobs.ledger import OK, CallState, Ledger, Marker, Partition
 from ray_jobs.records import FAILURE_CODES, Call
 from ray_jobs.spec import RunSpec
-from spark_etl.listing import is_selected, list_input, select
-from spark_etl.naming import name_calls
+from spark_etl.calls import find_calls
+from spark_etl.listing import is_selected
 from spark_etl.partition import lay_out
+from spark_etl.selection import select_calls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """The work of one run.
 
-    `calls` is everything the run answers for: the selected recordings, and planned ones that have vanished since.
+    `calls` is everything the run answers for: the selected recordings, and planned ones that have vanished since;
+    `left_out` counts the calls that were found and not selected, by the key of the spec that left them out.
     `done` are those among them with an outcome that stands; `partitions` holds the others, `resumed` of them planned
     by an earlier run. `analyse_only` are committed partitions whose transcripts lack the analyses of this spec, or
-    are among `insights_to_redo`: committed analyses some of which failed, to be tried again.
+    are among `insights_to_redo`: committed analyses some of which failed, to be tried again. `notes` are lines for
+    whoever starts the run.
     """
 
     fingerprints: Mapping[str, str]
@@ -33,6 +35,8 @@ class Plan:
     resumed: frozenset[str]
     analyse_only: tuple[Marker, ...]
     insights_to_redo: tuple[Marker, ...]
+    notes: tuple[str, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def nothing_to_do(self) -> bool:
@@ -60,37 +64,45 @@ class _Past:
     open_partitions: tuple[Partition, ...]
 
     def is_done(self, call: Call) -> bool:
-        """Whether the call has an outcome that stands: this version, under this fingerprint, not to be retried."""
+        """Whether the call has an outcome that stands: this version, under this fingerprint, not to be retried.
+
+        A transcript also stands when files it was made from have gone: what is left would only make a worse one.
+        """
         if call.call_id not in self.newest:
             return False
         marker, state = self.newest[call.call_id]
-        if marker.fingerprint != self.fingerprint or state.version != call.version:
+        if marker.fingerprint != self.fingerprint:
             return False
-        return state.code == OK or not (self.retry_failed or FAILURE_CODES[state.code])
+        if state.code == OK:
+            return set(call.version.split()) <= set(state.version.split())
+        return state.version == call.version and not (self.retry_failed or FAILURE_CODES[state.code])
 
 
 def make_plan(spec: RunSpec, ledger: Ledger, *, retry_failed: bool = False) -> Plan:
     """Plan a run; reads the input's listing and the ledger, writes nothing.
 
     With `retry_failed`, calls that failed for good are planned again too.
-    Raises SpecError where the input does not exist, or holds nothing that the spec selects.
+    Raises SpecError where the input does not exist, or holds nothing that the spec selects, and where its manifest
+    cannot be read or contradicts itself.
     """
     fingerprints = spec.fingerprints()
-    root = storage.normalise(spec.input.uri)
-    listed = {info.uri: info for info in list_input(root, storage.normalise(spec.output.uri))}
     past = _load_past(ledger, fingerprints["redact"], retry_failed)
-    selected = {c.call_id: c for c in name_calls(root, select(root, listed, spec.input), past.owners)}
+    found = find_calls(spec, past.owners)
+    ids = {call.call_id for call in found.calls}
 
     def is_vanished(call: Call) -> bool:
-        return call.uri not in listed and call.uri.startswith(root) and is_selected(call.uri, root, spec.input)
+        below = call.uri.startswith(found.root)
+        return call.uri not in found.listed and below and is_selected(call.uri, found.root, spec.input)
 
     vanished = {
         call.call_id: call
         for partition in past.open_partitions
         for call in partition.calls
-        if call.call_id not in selected and is_vanished(call)
+        if call.call_id not in ids and is_vanished(call)
     }
-    calls = {**selected, **vanished}  # what was planned is accounted for, gone or not
+    # What was planned is accounted for, gone or not.
+    selection = select_calls([*found.calls, *vanished.values()], found.root, found.listed, spec.input)
+    calls = {call.call_id: call for call in selection.calls}
     todo = {call_id: call for call_id, call in calls.items() if not past.is_done(call)}
     resumed = [p for p in past.open_partitions if all(_is_same(call, todo.get(call.call_id)) for call in p.calls)]
     resumed_ids = {call.call_id for partition in resumed for call in partition.calls}
@@ -109,11 +121,16 @@ def make_plan(spec: RunSpec, ledger: Ledger, *, retry_failed: bool = False) -> P
         resumed=frozenset(partition.partition_id for partition in resumed),
         analyse_only=_lacking_analyses(past, done, analysed) if spec.analyses else (),
         insights_to_redo=tuple(to_redo) if spec.analyses else (),
+        notes=found.notes,
+        left_out=selection.left_out,
     )
 
 
 def _is_same(planned: Call, now: Call | None) -> bool:
-    return now is not None and (planned.uri, planned.version) == (now.uri, now.version)
+    """Whether the plan still says what is known of a call. Once it is committed, new metadata alone changes nothing."""
+    if now is None:
+        return False
+    return (planned.uri, planned.version, planned.metadata) == (now.uri, now.version, now.metadata)
 
 
 def persist(plan: Plan, ledger: Ledger) -> None:

@@ -2,8 +2,9 @@
 
 The network (Silero Team, "Silero VAD", github.com/snakers4/silero-vad, MIT) sees 512 samples of 16 kHz audio and the
 64 before them: a short-time Fourier transform, four small convolutions, one LSTM cell, one logistic unit. Seen from
-one such chunk every layer before the LSTM is a fixed matrix, so it is applied as one: no convolution is left, and a
-BLAS runs near its peak. Only the LSTM goes chunk by chunk; there the streams, cut into pieces, are the batch.
+one such chunk every layer before the LSTM is a fixed matrix, so it is applied as one, less its empty blocks: no
+convolution is left, and a BLAS runs near its peak. Only the LSTM goes chunk by chunk; there the streams, cut into
+pieces, are the batch.
 
 Chunks that are silent, with silence well around them, never reach the network: their probability is 0.
 
@@ -32,17 +33,20 @@ _HIDDEN = 128
 _PIECE, _WARM_UP = 500, 64  # chunks: 16 s, and the 2 s before them that bring the LSTM into its state
 _SILENCE_DBFS, _NOISE_DBFS = -66.0, -40.0  # silence at any rate, and what cannot be mere line noise
 _ABOVE_NOISE_DB, _NOISE_QUANTILE = 4.0, 0.1  # between them: silence is what hardly rises above the quietest tenth
-_BEFORE_SOUND, _AFTER_SOUND = 32, 16  # chunks of silence that the network sees around sound
+_NOISE_CHUNKS = 1875  # a minute: noise differs from call to call, and changes where a call is put through
+_BEFORE_SOUND, _AFTER_SOUND = 16, 8  # chunks of silence that the network sees around sound
 _BLOCK = 256  # chunks per matrix product: the activations stay in the core's own cache
 _LANES = 256  # pieces that go through the LSTM side by side
 
 Floats = npt.NDArray[np.float32]
 Samples = npt.NDArray[np.int16]
+Layer = tuple[tuple[slice, Floats], ...]
+"""For each frame that comes out, the inputs it sees and the matrix, of shape (inputs seen, outputs), for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Network:
-    """The weights for one sample rate as matrices of shape (inputs, outputs); all float32.
+    """The weights for one sample rate; all float32, the LSTM's and the output's of shape (inputs, outputs).
 
     A chunk's inputs are `num_before` samples, its own `num_samples`, and `num_after`.
     """
@@ -50,8 +54,8 @@ class _Network:
     num_before: int
     num_samples: int
     num_after: int
-    spectrum: tuple[tuple[slice, Floats], ...]  # for each frame, the inputs it sees and what it makes of them
-    encoder: tuple[tuple[Floats, Floats], ...]
+    spectrum: Layer  # its outputs are real parts, then imaginary ones
+    encoder: tuple[tuple[Layer, Floats], ...]  # each with its bias
     lstm: Floats
     lstm_bias: Floats
     output: Floats
@@ -69,18 +73,27 @@ def speech_probabilities(channels: Sequence[Samples], sample_rate_hz: int) -> li
     network = _network(sample_rate_hz)
     results = [np.zeros(-(-len(samples) // network.num_samples), np.float32) for samples in channels]
     pieces = [
-        (channel, max(first, start - _WARM_UP), start, min(start + _PIECE, end))
+        _Piece(features=features[low - first : high - first], kept=results[channel][start:high])
         for channel, samples in enumerate(channels)
         for first, end in _find_sound(samples, network.num_samples)
+        for features in [_features(samples, first, end, network)]
         for start in range(first, end, _PIECE)
+        for low, high in [(max(first, start - _WARM_UP), min(start + _PIECE, end))]
     ]
-    pieces.sort(key=lambda piece: piece[1] - piece[3])  # longest first: lanes leave the batch from its end
-    for low in range(0, len(pieces), _LANES):
-        lanes = pieces[low : low + _LANES]
-        features = [_features(channels[channel], first, end, network) for channel, first, _, end in lanes]
-        for (channel, first, start, end), values in zip(lanes, _recur(features, network), strict=True):
-            results[channel][start:end] = values[start - first :]
+    pieces.sort(key=lambda piece: -len(piece.features))  # lanes leave the batch from its end
+    for at in range(0, len(pieces), _LANES):
+        lanes = pieces[at : at + _LANES]
+        for piece, values in zip(lanes, _recur([lane.features for lane in lanes], network), strict=True):
+            piece.kept[:] = values[len(values) - len(piece.kept) :]
     return results
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Piece:
+    """What goes through the LSTM in one lane: views of a stretch's features, and of its end's place in the result."""
+
+    features: Floats
+    kept: Floats
 
 
 def levels_dbfs(samples: Samples, chunk: int) -> Floats:
@@ -97,14 +110,20 @@ def _find_sound(samples: Samples, chunk: int) -> list[tuple[int, int]]:
     levels = levels_dbfs(samples, chunk)
     if not len(levels):
         return [(0, num_chunks)] if num_chunks else []
-    noise = min(float(np.quantile(levels, _NOISE_QUANTILE)) + _ABOVE_NOISE_DB, _NOISE_DBFS)
-    loud = np.flatnonzero(levels > max(noise, _SILENCE_DBFS))
+    loud = np.flatnonzero(levels > np.clip(_noise_dbfs(levels) + _ABOVE_NOISE_DB, _SILENCE_DBFS, _NOISE_DBFS))
     if not len(loud):
         return []
     gaps = np.flatnonzero(np.diff(loud) > _BEFORE_SOUND + _AFTER_SOUND)
     firsts = loud[np.concatenate([[0], gaps + 1])] - _BEFORE_SOUND
     ends = loud[np.concatenate([gaps, [-1]])] + 1 + _AFTER_SOUND
     return list(zip(np.maximum(firsts, 0).tolist(), np.minimum(ends, num_chunks).tolist(), strict=True))
+
+
+def _noise_dbfs(levels: Floats) -> Floats:
+    """The level of the line's noise in each chunk: how loud the quietest tenth of the minute around it is."""
+    minutes = np.array_split(levels, max(1, len(levels) // _NOISE_CHUNKS))
+    noise: Floats = np.concatenate([np.full_like(m, np.quantile(m, _NOISE_QUANTILE)) for m in minutes])
+    return noise
 
 
 def _features(samples: Samples, first: int, end: int, network: _Network) -> Floats:
@@ -123,20 +142,25 @@ def _features(samples: Samples, first: int, end: int, network: _Network) -> Floa
 
 
 def _encode(inputs: Floats, network: _Network) -> Floats:
-    frames = []
-    for seen, matrix in network.spectrum:
-        power = inputs[:, seen] @ matrix
-        np.square(power, out=power)
-        real, imaginary = np.hsplit(power, 2)
-        real += imaginary
-        frames.append(real)
-    hidden: Floats = np.concatenate(frames, axis=1)
+    parts = _apply(network.spectrum, inputs)
+    np.square(parts, out=parts)
+    real, imaginary = parts.reshape(len(inputs), _NUM_FRAMES, 2, -1).transpose(2, 0, 1, 3)
+    hidden: Floats = (real + imaginary).reshape(len(inputs), -1)
     np.sqrt(hidden, out=hidden)
-    for weight, bias in network.encoder:
-        hidden = hidden @ weight
+    for layer, bias in network.encoder:
+        hidden = _apply(layer, hidden)
         hidden += bias
         np.maximum(hidden, 0, out=hidden)
     return hidden
+
+
+def _apply(layer: Layer, inputs: Floats) -> Floats:
+    """The frames side by side: float32, shape (len(inputs), frames * outputs)."""
+    width = layer[0][1].shape[1]
+    outputs = np.empty((len(inputs), len(layer) * width), np.float32)
+    for frame, (seen, matrix) in enumerate(layer):
+        np.matmul(inputs[:, seen], matrix, out=outputs[:, frame * width : (frame + 1) * width])
+    return outputs
 
 
 def _recur(features: Sequence[Floats], network: _Network) -> list[Floats]:
@@ -155,12 +179,12 @@ def _recur(features: Sequence[Floats], network: _Network) -> list[Floats]:
         gates = inputs[:alive] @ network.lstm
         gates += network.lstm_bias
         candidate = np.tanh(gates[:, 3 * _HIDDEN :])
-        gate_in, gate_out, forget = np.hsplit(_sigmoid(gates[:, : 3 * _HIDDEN]), 3)
-        forget *= cell[:alive]
-        candidate *= gate_in
-        np.add(forget, candidate, out=cell[:alive])
+        opened = _sigmoid(gates[:, : 3 * _HIDDEN])  # the gates in, out and forget
+        cell[:alive] *= opened[:, 2 * _HIDDEN :]
+        candidate *= opened[:, :_HIDDEN]
+        cell[:alive] += candidate
         hidden = np.tanh(cell[:alive])
-        hidden *= gate_out
+        hidden *= opened[:, _HIDDEN : 2 * _HIDDEN]
         inputs[:alive, _HIDDEN:] = hidden
         np.maximum(hidden, 0, out=hidden)
         np.matmul(hidden, network.output, out=logits[step, :alive])
@@ -198,15 +222,16 @@ def _network(sample_rate_hz: int) -> _Network:
     tensors["encoder.0.weight"] = tensors["encoder.0.weight"][:, :num_bins]
     encoder = []
     num_frames = _NUM_FRAMES
-    for layer, stride in enumerate((1, 2, 2, 1)):
-        matrix, num_frames = _convolution_matrix(tensors[f"encoder.{layer}.weight"], num_frames, stride)
-        encoder.append((matrix, np.tile(tensors[f"encoder.{layer}.bias"], num_frames)))
+    for number, stride in enumerate((1, 2, 2, 1)):
+        layer = _convolution_layer(tensors[f"encoder.{number}.weight"], num_frames, stride)
+        num_frames = len(layer)
+        encoder.append((layer, np.tile(tensors[f"encoder.{number}.bias"], num_frames)))
     lstm = np.concatenate([tensors["lstm.weight_input"], tensors["lstm.weight_hidden"]], axis=1)
     return _Network(
         num_before=num_before,
         num_samples=_CHUNK * sample_rate_hz // 16000,
         num_after=num_after,
-        spectrum=tuple(_seen_by(spectrum[:, :, frame]) for frame in range(_NUM_FRAMES)),
+        spectrum=tuple(_seen_by(spectrum[:, :, frame].reshape(len(spectrum), -1)) for frame in range(_NUM_FRAMES)),
         encoder=tuple(encoder),
         lstm=np.ascontiguousarray(lstm.T),
         lstm_bias=tensors["lstm.bias"].sum(axis=0),
@@ -235,11 +260,11 @@ def _spectrum_matrix(basis: Floats) -> tuple[npt.NDArray[np.float64], int]:
     return matrix[:end], num_bins
 
 
-def _seen_by(frame: npt.NDArray[np.float64]) -> tuple[slice, Floats]:
-    """The samples that a frame depends on, and its matrix of shape (samples, real then imaginary bins)."""
-    used = np.flatnonzero(np.any(frame, axis=(1, 2)))
+def _seen_by(frame: npt.NDArray[np.floating]) -> tuple[slice, Floats]:
+    """The inputs that a frame depends on, and its matrix for them; `frame` has a row for each input there is."""
+    used = np.flatnonzero(np.any(frame, axis=1))
     seen = slice(int(used[0]), int(used[-1]) + 1)
-    return seen, np.ascontiguousarray(frame[seen].reshape(seen.stop - seen.start, -1), np.float32)
+    return seen, np.ascontiguousarray(frame[seen], np.float32)
 
 
 def _doubling_matrix(num_outputs: int) -> tuple[npt.NDArray[np.float64], int]:
@@ -255,17 +280,17 @@ def _doubling_matrix(num_outputs: int) -> tuple[npt.NDArray[np.float64], int]:
     return roll_off * np.sinc(distance) * window, reach
 
 
-def _convolution_matrix(weight: Floats, num_frames: int, stride: int) -> tuple[Floats, int]:
-    """A convolution of width 3, padded by one frame, over `num_frames` frames as one matrix; and its frames.
+def _convolution_layer(weight: Floats, num_frames: int, stride: int) -> Layer:
+    """A convolution of width 3, padded by one frame, over `num_frames` frames.
 
-    `weight`: shape (outputs, inputs, 3). Rows are ordered (frame, input), columns (frame, output).
+    `weight`: shape (outputs, inputs, 3). What goes in is ordered (frame, input), what comes out (frame, output).
     """
     num_outputs, num_inputs, width = weight.shape
     frames_out = (num_frames - 1) // stride + 1
-    matrix = np.zeros((num_frames, num_inputs, frames_out, num_outputs), np.float32)
+    matrix = np.zeros((frames_out, num_frames, num_inputs, num_outputs), np.float32)
     for out in range(frames_out):
         for tap in range(width):
             frame = out * stride + tap - 1
             if 0 <= frame < num_frames:
-                matrix[frame, :, out] = weight[:, :, tap].T
-    return matrix.reshape(num_frames * num_inputs, frames_out * num_outputs), frames_out
+                matrix[out, frame] = weight[:, :, tap].T
+    return tuple(_seen_by(frames.reshape(-1, num_outputs)) for frames in matrix)

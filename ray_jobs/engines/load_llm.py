@@ -2,7 +2,7 @@
 
 from ray_jobs.engines import weights
 from ray_jobs.engines.llm import LlmEngine
-from ray_jobs.spec import LlmSpec
+from ray_jobs.spec import LlmSpec, SecretReaderSpec
 
 
 def load_llm(spec: LlmSpec) -> LlmEngine:
@@ -31,6 +31,13 @@ def load_judges(spec: LlmSpec) -> dict[str, LlmEngine]:
     }
 
 
+def load_reader(spec: SecretReaderSpec) -> LlmEngine:
+    """The model that reads transcripts for secrets. Raises SpecError for a key that is not set."""
+    from ray_jobs.engines.openai_endpoint import OpenAiEndpoint
+
+    return OpenAiEndpoint(spec.endpoint, model=spec.model, context_tokens=spec.context_tokens, seed=0)
+
+
 def check_llm(spec: LlmSpec) -> None:
     """Find what would keep the engines from loading, without loading. Raises ModelError, SpecError, RetryableError."""
     from ray_jobs.engines import openai_endpoint
@@ -42,3 +49,10 @@ def check_llm(spec: LlmSpec) -> None:
     for judge in spec.judges:
         if judge.endpoint and judge.model:
             openai_endpoint.check(judge.endpoint, judge.model)
+
+
+def check_reader(spec: SecretReaderSpec) -> None:
+    """`check_llm` for the model that reads transcripts for secrets."""
+    from ray_jobs.engines import openai_endpoint
+
+    openai_endpoint.check(spec.endpoint, spec.model)

@@ -10,7 +10,8 @@ How a secret is found:
    words that name a number (`pii_cues`), in the same turn or in the other party's question (`pii_numbers`).
 4. Presidio's recognisers for written card numbers, phone numbers and IBANs add what the above has missed, and a run's
    own patterns what only it knows (`pii_written`).
-5. Overlapping matches become one under the strongest; the same secret has the same placeholder all through the call.
+5. Where a run has one, a language model's suggestions are added (`stages.suggest`).
+6. Overlapping matches become one under the strongest; the same secret has the same placeholder all through the call.
 
 Not secrets: amounts of money, durations, times, dates other than of birth, towns without a street, organisations,
 order and reference numbers. English only. Nothing here reaches the network.
@@ -45,6 +46,8 @@ every call of a run; nothing."""
 _WITHOUT = ("tagger", "parser", "attribute_ruler", "lemmatizer", "senter")  # components that entities do not need
 _HASH_DIGITS = 12
 _HOLD_OTHERS = frozenset({"EMAIL", "ADDRESS"})
+_MIN_SUGGESTED_CHARS = 2
+_SUGGESTED_SCORE = 0.4  # below what the recognisers give, whose name for a place goes first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +64,14 @@ class PiiSpan:
     placeholder: str
     recogniser: str
     score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suggestion:
+    """What somebody else, a language model say, takes for a secret: the words of the conversation, and their kind."""
+
+    entity: str
+    text: str
 
 
 class Redactor:
@@ -86,8 +97,11 @@ class Redactor:
         )
         self._presidio = PresidioRecognisers()
 
-    def find(self, lines: Sequence[Line]) -> list[PiiSpan]:
-        """The spans to replace, by line and place, without overlaps; `lines` are in time order."""
+    def find(self, lines: Sequence[Line], suggestions: Sequence[Suggestion] = ()) -> list[PiiSpan]:
+        """The spans to replace, by line and place, without overlaps; `lines` are in time order.
+
+        `suggestions` are added wherever their words stand; those that stand nowhere are left alone.
+        """
         turns = turns_of([replace(line, text=cased(line.text)) for line in lines])
         cues = cues_of(turns)
         emails = find_emails(turns, cues)
@@ -102,6 +116,7 @@ class Redactor:
             *self._patterns.find(turns),
         ]
         wanted = [match for match in matches if match.entity in self._entities and match.score >= self.spec.min_score]
+        wanted += _suggested(turns, suggestions)
         placeholders = _Placeholders(style=self._style, key=self._key)
         pieces = [
             piece
@@ -148,6 +163,25 @@ def _repeated_streets(turns: Sequence[Turn], addresses: Sequence[Match]) -> Iter
         for index, turn in enumerate(turns):
             for place in re.finditer(rf"\b{re.escape(street)}\b", turn.text, re.IGNORECASE):
                 yield replace(address, turn=index, start=place.start(), end=place.end(), recogniser="repetition")
+
+
+def _suggested(turns: Sequence[Turn], suggestions: Sequence[Suggestion]) -> Iterator[Match]:
+    for suggestion in suggestions:
+        words = re.findall(r"\w+", suggestion.text)
+        if len("".join(words)) < _MIN_SUGGESTED_CHARS:
+            continue
+        pattern = re.compile(r"(?<!\w)" + r"[\W_]+".join(map(re.escape, words)) + r"(?!\w)", re.IGNORECASE)
+        for index, turn in enumerate(turns):
+            for place in pattern.finditer(turn.text):
+                yield Match(
+                    turn=index,
+                    start=place.start(),
+                    end=place.end(),
+                    entity=suggestion.entity,
+                    secret=" ".join(words).lower(),
+                    recogniser="language_model",
+                    score=_SUGGESTED_SCORE,
+                )
 
 
 def _without_overlaps(matches: Sequence[Match]) -> list[Match]:

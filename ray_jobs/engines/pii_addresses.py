@@ -31,8 +31,8 @@ _STREET = re.compile(
 )
 _ANSWER = re.compile(rf"[\s,]+{_WORD}(?:[\s,]+[\w'’-]+){{0,16}}", re.IGNORECASE)
 _UNIT_KIND = r"(?:apartment|apt|flat|unit|suite|floor|room|number|building|lot|po box)"
-_UNIT = re.compile(rf"[\s,.]+(?:{_UNIT_KIND}\b\.?|#)\s*(?:{_NUMBERS}\s*)?(?:[a-z]\b)?", re.IGNORECASE)
-_UNIT_BEFORE = re.compile(rf"{_UNIT_KIND}\.?\s+(?:{_NUMBERS})?\s*[a-z]?[\s,]+\Z", re.IGNORECASE)
+_UNIT = re.compile(rf"[\s,.]+(?:{_UNIT_KIND}\b\.?|#)(?:\s*{_NUMBERS})?(?:\s*[a-z]\b)?", re.IGNORECASE)
+_UNIT_BEFORE = re.compile(rf"{_UNIT_KIND}\.?\s+(?:{_NUMBERS})?\s*[a-z]?[\s,]*\Z", re.IGNORECASE)
 _LETTER_AFTER = re.compile(r"[A-Za-z]\b|\s[A-Z]\b(?=\s)")
 
 _POSTCODE = r"\b[a-z]{1,2}\d[a-z\d]?\s?\d[a-z]{2}\b"  # British
@@ -44,7 +44,7 @@ _POSTCODE_NAME = r"(?:(?:zip(?: code)?|postcode|post code)\s+(?:is\s+)?)?"
 _STATE = rf"(?:(?i:{'|'.join(STATES)})\b|\b(?:{'|'.join(sorted(STATE_CODES))})\b)"
 _PLACE_END = rf"(?:{_STATE}|(?i:{_POSTCODE}|{_SPELLED_POSTCODE}|{_POSTCODE_NAME}{_NUMBERS}))"
 _TOWN = r"(?:in\s+)?(?:St\.\s+)?[A-Z][\w'’-]*(?:\s+(?:(?:upon|on|under|le|of)\s+)?[A-Z][\w'’-]*){0,2}"
-_UNCASED_TOWN = r"[a-z][\w'’-]*(?:\s+[a-z][\w'’-]*){0,2}"
+_UNCASED_TOWN = r"[a-z][a-z'’-]+\b(?:\s+[a-z][a-z'’-]+\b){0,2}"
 _PLACES = re.compile(rf"(?:[\s,]+(?:and\s+)?(?:the\s+)?(?:{_PLACE_END}|{_TOWN}))*")
 _UNCASED_PLACES = re.compile(rf"[\s,]+(?:in\s+)?{_UNCASED_TOWN}[\s,]+{_PLACE_END}(?:[\s,.]+{_PLACE_END})?")
 _UNCASED_LAST = re.compile(rf",\s+{_UNCASED_TOWN}(?=\s*(?:[.?!]|\Z))")

@@ -40,7 +40,7 @@ _CUES = {
         r"(?:card )?verification (?:value|number|code)|card verification",
         r"(?:code|digits|numbers?) (?:on|from|at) the back|back of (?:the|your|my) card",
         r"(?:three|four|3|4)[ -]digits?\b(?! of\b)",
-        r"signature strip",
+        r"signature strip|(?:on )?the (?:back|reverse) (?:says|reads|is)\b|on the (?:back|reverse)\b",
         r"code is\b|the code\b|code\?",
     ),
     "EXPIRY": (
@@ -60,7 +60,7 @@ _CUES = {
         r"(?:contact|best|daytime|work|home|fax) number|number to (?:call|reach|ring|text)",
         r"your (?:name and )?number",
         r"(?:reach|call|ring|text|phone|get|contact|dial|whatsapp) (?:me|you|us|him|her|them)",
-        r"call(?:ing)? (?:from|on)|dial",
+        r"call(?:ing)? (?:from|on)|dial|ringing|directly on\b|text (?:it|that|this|them) to\b",
     ),
     "ACCOUNT_NUMBER": (
         r"(?<!on the )(?<!on your )(?<!on my )(?<!on that )account(?: number| no\b| id)?|account number",
@@ -87,7 +87,7 @@ _CUES = {
         r"(?:order|reference|ticket|case|confirmation|tracking|invoice|model|serial|version|error|flight|booking|claim|"
         r"part|item|product|build|gate|room|channel|promo\w*|discount|incident|job|work order|complaint|area)"
         r" (?:number|code|id|is|no\b)",
-        r"(?:order|reference|ticket|ref|extension)\b",
+        r"(?:order|reference|ticket|ref)\b",
     ),
     ANY_NUMBER: (r"(?:the|my|that|her|his|their|our) number\b",),
 }

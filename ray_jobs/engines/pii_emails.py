@@ -19,14 +19,15 @@ _ENDING = (
 )
 _PART = r"[^\W_]+"
 _DOT_ENDING = rf"(?:\.{_ENDING}|\s*\.\s*{_COMMON_ENDING}|\s+(?:dot|point)\s+{_ENDING})\b"
-_JOINT = r"(?:\s*[._-]\s*(?=\w)|\s+(?:dot|period|point|underscore|under score|dash|hyphen|minus|plus)\s+)"
+_JOINT = r"(?:\s*[._+-]\s*(?=\w)|\s+(?:dot|period|point|underscore|under score|dash|hyphen|minus|plus)\s+)"
 _AT = r"(?:\s*@\s*|[\s,.]+at(?:\s+sign)?[\s,.]+|\s*\(at\)\s*)"
 _DOMAIN = rf"{_PART}(?:(?:\s*[.-]\s*|\s+(?:dot|point|dash|hyphen)\s+|\s){_PART}){{0,3}}?{_DOT_ENDING}"
 _EMAIL = re.compile(rf"(?P<local>{_PART}(?:{_JOINT}{_PART})*){_AT}{_DOMAIN}", re.IGNORECASE)
 _WITHOUT_AT = re.compile(rf"\b{_PART}(?:{_JOINT}{_PART})*?{_DOT_ENDING}", re.IGNORECASE)
 _WORD_BEFORE = re.compile(r"(?<!['’])\b([^\W_]+)[\s-]+\Z")
 
-_MAX_WORDS_BEFORE = 12
+_JOINT_WORDS = frozenset({"dot", "period", "point", "underscore", "dash", "hyphen", "minus", "plus"})
+_MAX_WORDS_BEFORE = 40  # a long name spelled letter by letter
 _MAX_PLAIN_WORDS_BEFORE = 2
 _ASKED_WITHIN_TURNS = 2
 
@@ -58,7 +59,9 @@ def _start(text: str, start: int) -> int:
         if before is None:
             break
         word = before[1].lower()
-        if len(word) > 1 and word not in NUMBER_WORDS and not word.isdigit():
+        if word in _JOINT_WORDS:
+            num_plain = 0  # what stands before the joint is a part of its own
+        elif len(word) > 1 and word not in NUMBER_WORDS and not word.isdigit():
             num_plain += 1
             if word in NOT_LOCAL_PARTS or num_plain > _MAX_PLAIN_WORDS_BEFORE:
                 break

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from ray_jobs.engines.conversation import Match, Turn
 from ray_jobs.engines.pii_cues import ANY_NUMBER, NO_SECRET, Cue
-from ray_jobs.engines.spoken_dates import SpokenDate, dates
-from ray_jobs.engines.spoken_numbers import DigitString, digit_strings
+from ray_jobs.engines.spoken_dates import SpokenDate, dates, dates_of_digits, readings
+from ray_jobs.engines.spoken_numbers import NUMBER, DigitString, digit_strings
 from ray_jobs.pii_names import passes_luhn
 
 MIN_REPEATED_DIGITS = 4
@@ -35,20 +35,31 @@ _LETTER_CHARS = 8
 _CUE_BEHIND = re.compile(
     r"[\s,]*(?:is|was|'s|that's|are|as)?\s*(?:my|the|your|our|for my|for the|on the|of my|of the)?\s*\Z", re.IGNORECASE
 )
-_YEAR_OF_SOMETHING = re.compile(r"(?<!ending )\b(?:in|since|of|until)\s\Z", re.IGNORECASE)
+_YEAR_OF_SOMETHING = re.compile(r"(?<!ending )(?<!ends )\b(?:in|since|of|until)\s\Z", re.IGNORECASE)
 _LETTERS_BEFORE = re.compile(r"(?<![\w'’])(?:[A-Zb-hj-z]|[A-Z]{2,4})[\s,.-]*\Z")
+_UNCASED_LETTERS_BEFORE = re.compile(
+    r"\b(?!(?:is|it|my|or|no|to|at|on|in|of|by|so|um|uh|er|ok|am|an|as|be|do|go|he|hi|if|me|oh|up|us|we|id|mm)\b)"
+    r"[a-z]{2}\s+\Z"
+)
+_PLUS_BEFORE = re.compile(r"(?:\+|\bplus)\s*\Z", re.IGNORECASE)
+_EXTENSION = re.compile(rf"[\s,.]*\b(?:extension|ext|x)\b\.?\s*{NUMBER}(?:[\s,-]*{NUMBER})*", re.IGNORECASE)
 _LETTERS_AFTER = re.compile(r"(?:[\s,-]*\b[B-HJ-Z]\b)+|[A-Z]{1,2}\b")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Candidate:
-    """A string of digits, or a date (then `digits` is empty), in `turns[turn].text[start:end]`."""
+    """A string of digits, or a date (then `digits` is empty), in `turns[turn].text[start:end]`.
+
+    `corrected` are the digits after the last "no, sorry"; `international` follows a plus.
+    """
 
     turn: int
     start: int
     end: int
     digits: str = ""
     groups: tuple[str, ...] = ()
+    corrected: str = ""
+    international: bool = False
     date: SpokenDate | None = None
 
 
@@ -73,7 +84,7 @@ def find_numbers(turns: Sequence[Turn], cues: Sequence[Cue], taken: Sequence[Mat
         if reading is None or (reading.entity != NO_SECRET and reading.score < _by_shape(candidate)[1]):
             unnamed.append(candidate)
             continue
-        if fit(reading.cue.entity, candidate.digits, candidate.date)[1] >= _COMPLETE_FIT:
+        if _fit_candidate(reading.cue.entity, candidate)[1] >= _COMPLETE_FIT:
             answers[reading.cue] = (candidate.turn, candidate.end)
         if reading.entity != NO_SECRET:
             matches.append(_match(turns, candidate, reading.entity, reading.score))
@@ -111,16 +122,25 @@ def _candidates(turns: Sequence[Turn], taken: Sequence[Match]) -> list[_Candidat
         text = turn.text
         for start, end in places:
             text = text[:start] + "|" * (end - start) + text[end:]
-        found += [_of_digits(index, string) for string in digit_strings(text)]
+        found += [_of_digits(index, string, text) for string in digit_strings(text)]
     return sorted(found, key=lambda candidate: (candidate.turn, candidate.start))
 
 
-def _of_digits(turn: int, string: DigitString) -> _Candidate:
+def _of_digits(turn: int, string: DigitString, text: str) -> _Candidate:
     digits, groups = string.digits, string.groups
+    plus = _PLUS_BEFORE.search(text[: string.start])
     half = len(digits) // 2
     if half >= _MIN_SAID_TWICE_DIGITS and digits[:half] == digits[half:]:  # in one breath, or by both on one channel
         digits, groups = digits[:half], ()
-    return _Candidate(turn=turn, start=string.start, end=string.end, digits=digits, groups=groups)
+    return _Candidate(
+        turn=turn,
+        start=plus.start() if plus is not None else string.start,
+        end=string.end,
+        digits=digits,
+        groups=groups,
+        corrected=string.corrected,
+        international=plus is not None,
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ cues, weighed
@@ -147,10 +167,18 @@ def _best_reading(turns: Sequence[Turn], candidate: _Candidate, cues: Sequence[C
 
 def _read(turns: Sequence[Turn], candidate: _Candidate, cue: Cue) -> _Reading | None:
     nearness = _nearness(turns, candidate, cue)
-    entity, shape = fit(cue.entity, candidate.digits, candidate.date) if nearness else (NO_SECRET, 0.0)
+    entity, shape = _fit_candidate(cue.entity, candidate) if nearness else (NO_SECRET, 0.0)
     if not shape or (entity not in ("DOB", "EXPIRY") and _is_year_of_something(turns, candidate)):
         return None
     return _Reading(cue=cue, entity=entity, score=nearness * shape)
+
+
+def _fit_candidate(entity: str, candidate: _Candidate) -> tuple[str, float]:
+    """The better fit of all its digits and of those that a correction left."""
+    readings = [fit(entity, candidate.digits, candidate.date)]
+    if candidate.corrected:
+        readings.append(fit(entity, candidate.corrected))
+    return max(readings, key=lambda reading: reading[1])
 
 
 def _nearness(turns: Sequence[Turn], candidate: _Candidate, cue: Cue) -> float:
@@ -227,6 +255,8 @@ def _any_number(digits: str) -> tuple[str, float]:
 def _by_shape(candidate: _Candidate) -> tuple[str, float]:
     """What digits are that no cue names."""
     count = len(candidate.digits)
+    if candidate.international and 9 <= count <= 15:  # E.164 allows 15
+        return "PHONE", 0.75
     if count > _MIN_CARD_DIGITS:
         return "CREDIT_CARD", 0.8 if passes_luhn(candidate.digits) else 0.6
     if tuple(map(len, candidate.groups)) == (3, 2, 4):
@@ -263,14 +293,23 @@ def _is_day_and_month(digits: str) -> bool:
 
 def _repeated(candidate: _Candidate, known: dict[str, Match]) -> Match | None:
     """The secret that a string of digits or a date says again, whole or in part."""
-    if candidate.date is not None:
-        value = candidate.date.value
-        return next((match for secret, match in known.items() if secret == value or secret.startswith(value)), None)
     if candidate.digits in known:
         return known[candidate.digits]
+    date = candidate.date
+    own_dates = dates_of_digits(candidate.digits) if date is None else readings(date.value)
+    for secret, match in known.items():
+        if own_dates & _dates_of(match) or (date is not None and secret.startswith(date.value)):
+            return match
     if len(candidate.digits) < MIN_REPEATED_DIGITS:
         return None
-    return next((match for secret, match in known.items() if secret.isdigit() and candidate.digits in secret), None)
+    return next((match for secret, match in known.items() if secret.isdecimal() and candidate.digits in secret), None)
+
+
+def _dates_of(match: Match) -> frozenset[str]:
+    """What a known date of birth or expiry may be when it is said in another way."""
+    if match.entity not in ("DOB", "EXPIRY"):
+        return frozenset()
+    return dates_of_digits(match.secret) if match.secret.isdecimal() else readings(match.secret)
 
 
 def _match(turns: Sequence[Turn], candidate: _Candidate, entity: str, score: float, secret: str = "") -> Match:
@@ -279,8 +318,12 @@ def _match(turns: Sequence[Turn], candidate: _Candidate, entity: str, score: flo
         for _ in range(_MAX_LETTERS):
             before = _LETTERS_BEFORE.search(text, max(0, start - _LETTER_CHARS), start)
             start = before.start() if before is not None else start
+        if text == text.lower() and (before := _UNCASED_LETTERS_BEFORE.search(text, 0, start)) is not None:
+            start = before.start()
         after = _LETTERS_AFTER.match(text, end)
         end = after.end() if after is not None else end
+    if entity == "PHONE" and (extension := _EXTENSION.match(text, end)) is not None:
+        end = extension.end()
     return Match(
         turn=candidate.turn,
         start=start,

@@ -26,7 +26,7 @@ _MAX_NAME_WORDS = 4
 _MIN_UNCASED_LETTERS = 4
 _SURE_SCORE = 0.75
 
-_NAME = r"(?:[A-Z](?:[a-z]+|['’][A-Z][a-z]+)(?:['’-][A-Z]?[a-z]+)*|(?:Mc|Mac|De)[A-Z][a-z]+)"
+_NAME = r"(?:(?:Mc|Mac|De)[A-Z][a-z]+|[A-Z](?:[a-z]+|['’][A-Z][a-z]+)(?:['’-][A-Z]?[a-z]+)*)"
 _PARTICLE = r"(?:(?:de|la|van|von|der|bin|al|del|da|di)\s+)*"
 _FULL_NAME = rf"(?P<name>{_NAME}(?:\s+(?:[A-Z]\.?\s+)?{_PARTICLE}{_NAME}){{0,3}})"
 _RELATIVE = (
@@ -39,7 +39,7 @@ _INTRODUCTIONS = (
     r"this is|under(?: the name(?: of)?)?",
     r"(?:(?:put|get) me (?:through|on)|through|transfer(?:red)?(?: me)?) to",
     r"mister|missus|mr\.?|mrs\.?|ms\.?|miss|dr\.?|doctor|professor",
-    rf"(?:my|his|her|your|our) (?:{_RELATIVE})",
+    rf"(?:my|his|her|your|our) (?:{_RELATIVE})(?:'s)?",
 )
 _INTRODUCTION = re.compile(
     rf"\b(?i:{'|'.join(_INTRODUCTIONS)}),?\s+(?i:(?:is|to|named|called)\s+)?{_FULL_NAME}",
@@ -67,7 +67,8 @@ _MISHEARD_ANSWER = re.compile(  # "it's oh-interrent" for "it's Owen Tarrant"
 )
 _UNCASED_INTRODUCTION = re.compile(
     r"\b(?:name(?: is|'s)|(?:speaking|talking|spoke|speak|talk) (?:with|to)|through to|(?:it's|is) under|"
-    r"mister|mrs|missus|mr|dr|doctor)\.?\s+([a-z][a-z'’-]+)(?:\s+([a-z][a-z'’-]+))?"
+    r"mister|mrs|missus|miss|ms|mr|dr|doctor)\.?\s+(?:(?:mister|mrs|missus|miss|ms|mr|dr|doctor)\.?\s+)?"
+    r"([a-z][a-z'’-]+)(?:\s+([a-z][a-z'’-]+))?"
 )
 _UNCASED_PAIR = re.compile(r"\b([a-z]+)\b(?=(?:\s+([a-z][a-z'’-]+))?)")
 _ORGANISATION = re.compile(
@@ -78,7 +79,22 @@ _LINKS_TO_ORGANISATION = frozenset({"from", "with", "at", "by", "behalf of"})
 _PLACE_BEFORE = re.compile(r"\b(?i:in|at|near|leaves|leaving|around|outside|via)\s+\Z")
 _NEXT_WORD = re.compile(r"\s+(?:and\s+\w+\s+)?([A-Za-z]+)")
 _SPELLED = re.compile(r"(?<![\w'’])[A-Za-z](?:(?:\s*[-,.]\s*|\s+)[A-Za-z]\b){2,}")
+_AS_IN = r"([a-z])\s+(?:as\s+in|for|like)\s+\1[a-z-]+"
+_LETTERS_BETWEEN = r"\W+(?:and\s+)?(?:[a-z]\W+(?:and\s+)?)*"
+_PHONETIC = re.compile(  # two at least: "I like it" is none
+    rf"(?<![\w'’]){_AS_IN}(?:{_LETTERS_BETWEEN}{_AS_IN.replace('1', '2')})"
+    rf"(?:{_LETTERS_BETWEEN}{_AS_IN.replace('1', '3')})*"
+    r"(?:\W+[a-z]\b(?!['’]))*",
+    re.IGNORECASE,
+)
+_ACRONYMS = frozenset(
+    {"usa", "atm", "pin", "dob", "cvv", "cvc", "ssn", "ibm", "ups", "usb", "faq", "bbc", "vip", "sms"}
+)
 _NAME_WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+_INITIALS = re.compile(r"[A-Z]{1,3}[\d-]*|[A-Za-z](?:[\s.]+[A-Za-z])*\.?")
+_SPELLING_BEFORE = re.compile(
+    r"(?:name(?:'s| is)?|\bspell\w*|\bspelt|\bthat's|\bthat is),?\s+(?:(?:it's|is|that's)\s+)?\Z", re.IGNORECASE
+)
 _OPENS_SENTENCE = re.compile(r"(?:\A|[.?!])\s*\Z")
 
 
@@ -115,6 +131,8 @@ def cased(text: str) -> str:
             if word is None or _plain(word) in NOT_NAMES or word in NUMBER_WORDS:
                 break
             letters[match.start(group)] = letters[match.start(group)].upper()
+            if word[1:2] in ("'", "’") and len(word) > 3:  # o'leary
+                letters[match.start(group) + 2] = letters[match.start(group) + 2].upper()
     return "".join(letters)
 
 
@@ -135,11 +153,31 @@ def _seeds(index: int, text: str, cues: Sequence[Cue], entities: Sequence[NamedE
         *(
             _seed(index, text, entity.start, entity.end, "named_entity_model", 0.7)
             for entity in entities
-            if entity.label == "PERSON" and not _PLACE_BEFORE.search(text[: entity.start])
+            if entity.label == "PERSON"
+            and not _PLACE_BEFORE.search(text[: entity.start])
+            and not _INITIALS.fullmatch(text[entity.start : entity.end])
         ),
         *(_seed(index, text, start, end, "given_name", 0.6) for start, end in _with_given_name(text)),
     ]
     yield from (seed for seed in found if seed is not None)
+    yield from _spelled_names(index, text, asked=asked)
+
+
+def _spelled_names(index: int, text: str, *, asked: bool) -> Iterator[Match]:
+    """Names read out letter by letter: "B as in boy, R as in Romeo" always, "O-K-A" where a name is awaited."""
+    for phonetic in _PHONETIC.finditer(text):
+        letters = "".join(re.findall(r"(?<![\w'’])[A-Za-z](?![\w'’])", phonetic.group())).lower()
+        yield _spelled_match(index, phonetic.span(), letters, 0.8)
+    for spelled in _SPELLED.finditer(text):
+        letters = "".join(re.findall(r"[A-Za-z]", spelled.group())).lower()
+        introduced = _SPELLING_BEFORE.search(text[: spelled.start()]) is not None
+        if (asked or introduced) and letters not in _ACRONYMS:
+            yield _spelled_match(index, spelled.span(), letters, 0.7)
+
+
+def _spelled_match(index: int, span: tuple[int, int], letters: str, score: float) -> Match:
+    start, end = span
+    return Match(turn=index, start=start, end=end, entity="PERSON", secret=letters, recogniser="spelled", score=score)
 
 
 def _introductions(text: str) -> Iterator[re.Match[str]]:

@@ -18,7 +18,7 @@ ACKNOWLEDGEMENTS = words(
 FILLERS = words(
     """
     um uh er erm ah and then dash hyphen space slash dot point stroke sorry no wait i mean actually okay ok yes
-    yeah so correction scratch that that's it's is next again right let me see like well comma plus
+    yeah so correction scratch that that's it's is next again right let me see like well comma plus hold on
     """
 )
 """What a speaker says between the digits of one number."""

@@ -1,5 +1,5 @@
-"""Finds dates that name their month: "March ninth, nineteen eighty four", "the 9th of March 1984", "September
-2028"."""
+"""Finds dates that name their month: "March ninth, nineteen eighty four", "the 9th of March 1984", "September 2028",
+"the ninth of the third, eighty four"; and tells which dates digits may be."""
 
 import re
 from collections.abc import Iterator
@@ -26,6 +26,8 @@ _DAYS |= {f"twenty {word}": 20 + day for day, word in enumerate(_TO_TENTH[:9], s
     "thirty first": 31,
 }
 
+_MONTH_NAMES = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_NUM_MONTHS, _MAX_DAY = 12, 31
 _MONTH = rf"(?:{'|'.join(MONTHS)})\b"
 _ORDINAL = rf"(?:{'|'.join(sorted((day.replace(' ', '[ -]') for day in _DAYS), key=len, reverse=True))})\b"
 _DAY = rf"(?:\d{{1,2}}(?:st|nd|rd|th)?\b|{_ORDINAL}|(?:(?:twenty|thirty)[ -])?{NUMBER_WORD})"
@@ -35,8 +37,15 @@ _FULL_YEAR = (
     rf"|two thousand(?: and)? {NUMBER_WORD}(?:[ -]{NUMBER_WORD})?)"
 )
 _GAP = r"(?:[\s,./-]+|\s+of\s+|,?\s+the\s+|,?\s+in\s+)"
+_MONTH_BY_NUMBER = rf"(?P<month_ordinal>{'|'.join((*_TO_TENTH, *_TO_TWENTIETH[:2]))})\b"
+_BY_NUMBER = re.compile(  # "the ninth of the third, nineteen eighty four", "the ninth month of twenty twenty eight"
+    rf"\b(?:the\s+)?(?:(?P<day>{_ORDINAL}|\d{{1,2}}(?:st|nd|rd|th)\b)\s+(?:of\s+)?the\s+{_MONTH_BY_NUMBER}"
+    rf"(?:{_GAP}(?P<year>{_YEAR}))|{_MONTH_BY_NUMBER.replace('month_ordinal', 'month_named')}\s+month"
+    rf"(?:\s+of|,)?\s+(?P<year_of_month>{_FULL_YEAR}))",
+    re.IGNORECASE,
+)
 _DATE = re.compile(
-    rf"\b(?:the\s+)?{_DAY}{_GAP}{_MONTH}\.?(?:{_GAP}(?P<year_last>{_YEAR}))?"
+    rf"(?<!\bthat )(?<!\bthis )\b(?:the\s+)?{_DAY}{_GAP}{_MONTH}\.?(?:{_GAP}(?P<year_last>{_YEAR}))?"
     rf"|\b{_MONTH}\.?{_GAP}(?:{_DAY}{_GAP}(?P<year_after_day>{_YEAR})|(?P<year_after_month>{_FULL_YEAR})|{_DAY})",
     re.IGNORECASE,
 )
@@ -60,11 +69,49 @@ class SpokenDate:
 
 
 def dates(text: str) -> Iterator[SpokenDate]:
-    """The dates of a text that name their month, in order."""
+    """The dates of a text that name their month, those that name it by its number last."""
     for match in _DATE.finditer(text):
         year = match["year_last"] or match["year_after_day"] or match["year_after_month"] or ""
-        value = "-".join((_month(match.group()), _day(match.group().removesuffix(year)), _two_digit_year(year)))
+        day, two_digit_year = _day(match.group().removesuffix(year)), _two_digit_year(year)
+        counted = [number.digits for number in numbers(match.group())]
+        if year and not two_digit_year and counted and len(counted[-1]) == 2:  # "twenty six" was cut in two
+            day, two_digit_year = [*counted, ""][:2]
+        value = "-".join((_month(match.group()), day, two_digit_year))
         yield SpokenDate(start=match.start(), end=match.end(), value=value)
+    for match in _BY_NUMBER.finditer(text):
+        month = _MONTH_NAMES[_DAYS[(match["month_ordinal"] or match["month_named"]).lower()] - 1]
+        year = _two_digit_year(match["year"] or match["year_of_month"])
+        value = "-".join((month, _day(match["day"] or ""), year))
+        yield SpokenDate(start=match.start(), end=match.end(), value=value)
+
+
+def dates_of_digits(digits: str) -> frozenset[str]:
+    """The values (see SpokenDate) that digits may stand for: month and year, or day and month in either order and year.
+
+    "0928" is September 2028, "03091984" the 9th of March or the 3rd of September.
+    """
+    values = set()
+    for year_length in (2, 4):
+        front, year = digits[:-year_length], digits[-2:]
+        if len(front) in (1, 2) and 1 <= int(front) <= _NUM_MONTHS:
+            values.add(f"{_MONTH_NAMES[int(front) - 1]}--{year}")
+        for cut in (1, 2):
+            if 0 < len(front) - cut <= 2:
+                first, second = int(front[:cut]), int(front[cut:])
+                values |= {
+                    f"{_MONTH_NAMES[month - 1]}-{day:02d}-{year}"
+                    for month, day in ((first, second), (second, first))
+                    if 1 <= month <= _NUM_MONTHS and 1 <= day <= _MAX_DAY
+                }
+    return frozenset(values)
+
+
+def readings(value: str) -> frozenset[str]:
+    """A SpokenDate's value, and the month of a year it may be: "August twenty twenty six", "April thirty"."""
+    month, day, year = value.split("-")
+    if year:
+        return frozenset({value, f"{month}--{year}"} if day == "20" else {value})
+    return frozenset({value, f"{month}--{day}"})
 
 
 def _month(text: str) -> str:

@@ -29,7 +29,8 @@ _TENS = {
     "ninety": 90,
 }
 _REPEATS = {"double": 2, "triple": 3, "treble": 3, "quadruple": 4}
-_MULTIPLIERS = {"hundred": 100, "thousand": 1000, "million": 1_000_000}
+_HUNDRED = 100
+_MULTIPLIERS = {"hundred": _HUNDRED, "thousand": 1000, "million": 1_000_000}
 _INTERJECTIONS = frozenset({"o", "oh", "nil"})
 
 NUMBER_WORDS = frozenset((*_ONES, *_TEENS, *_TENS, *_REPEATS, *_MULTIPLIERS))
@@ -48,10 +49,15 @@ _WITHIN_RUN = re.compile(r"(?!.*[.?!]\s)[\s,;:.\-‐-—/()+]*\Z", re.DOTALL)
 _SPELLED_LETTER = re.compile(r"[b-hj-np-z]\Z", re.IGNORECASE)
 _CURRENCY_BEFORE = re.compile(r"[£$€]\s*\Z")
 _CLOCK_BEFORE = re.compile(
-    r"\b(?:at|by|before|after|(?<!valid )(?<!good )(?:until|till)|around|about|from|to|between|says)\s+\Z",
+    r"\b(?:at|by|before|after|(?<!valid )(?<!good )(?:until|till)|around|about|from|to|between)\s+\Z",
     re.IGNORECASE,
 )
 _CLOCK = re.compile(r"\d{1,2}(?:[.:]\d{2})?")
+_CORRECTION = re.compile(r"\b(?:sorry|no|wait|mean|correction|scratch|actually)\b", re.IGNORECASE)
+_PRONOUN_BEFORE = re.compile(
+    r"\b(?:that|this|the|which|other|another|new|old|right|wrong|good|last|first|next|each|every|any|no|only|same)\s+\Z",
+    re.IGNORECASE,
+)
 _YEAR = re.compile(r"(?:19|20)\d\d")  # "two thousand and one" is counted, and no amount
 _PERCENT_AFTER = re.compile(r"\s*[%°]")
 _ORDINAL_AFTER = re.compile(r"(?:st|nd|rd|th)\b", re.IGNORECASE)
@@ -78,11 +84,15 @@ class Number:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DigitString:
-    """Numbers read out one after the other: one string of digits, cut into `groups` where the speaker paused."""
+    """Numbers read out one after the other: one string of digits, cut into `groups` where the speaker paused.
+
+    `corrected` holds the digits after the last "no, sorry", which may take the place of all before; else "".
+    """
 
     start: int
     end: int
     groups: tuple[str, ...]
+    corrected: str
 
     @property
     def digits(self) -> str:
@@ -106,7 +116,7 @@ def numbers(text: str) -> list[Number]:
         if number is not None:
             found.append(number)
         index += num_tokens
-    return [number for position, number in enumerate(found) if not _is_interjection(text, found, position)]
+    return [number for position, number in enumerate(found) if not _is_no_digit(text, found, position)]
 
 
 def digit_strings(text: str) -> list[DigitString]:
@@ -155,33 +165,41 @@ def _continues(gap: str) -> bool:
 
 
 def _digit_string(text: str, members: Sequence[Number]) -> DigitString:
-    groups = [members[0].digits]
+    groups, corrected = [members[0].digits], ""
     for before, number in pairwise(members):
-        separate_figures = min(len(before.digits), len(number.digits)) > 1 and text[number.start].isdigit()
+        is_correction = _CORRECTION.search(text, before.end, number.start) is not None
+        corrected = number.digits if is_correction else corrected and corrected + number.digits
+        separate_figures = min(len(before.digits), len(number.digits)) > 1 and text[number.start].isdecimal()
         if separate_figures or text[before.end : number.start].strip():
             groups.append(number.digits)
         else:
             groups[-1] += number.digits
-    return DigitString(start=members[0].start, end=members[-1].end, groups=tuple(groups))
+    return DigitString(start=members[0].start, end=members[-1].end, groups=tuple(groups), corrected=corrected)
 
 
-def _is_interjection(text: str, found: Sequence[Number], position: int) -> bool:
-    """Whether an "oh" stands alone: it is a zero only beside another number."""
+def _is_no_digit(text: str, found: Sequence[Number], position: int) -> bool:
+    """Whether an "oh" or a "that one" stands alone: they are digits only beside another number."""
     number = found[position]
-    if text[number.start : number.end].lower() not in _INTERJECTIONS:
+    word = text[number.start : number.end].lower()
+    if word == "one":
+        if not _PRONOUN_BEFORE.search(text[: number.start]):
+            return False
+    elif word not in _INTERJECTIONS:
         return False
     before = position > 0 and _WITHIN_RUN.match(text[found[position - 1].end : number.start])
+    if word == "one" and text[number.end :].lstrip()[:1].isdecimal():
+        return True
     after = position + 1 < len(found) and _WITHIN_RUN.match(text[number.end : found[position + 1].start])
     return not (before or after)
 
 
 def _is_clock(said: str, run: Sequence[Number]) -> bool:
     """Whether numbers can be a time of day: "10.15", "five forty five", not "five four five"."""
-    if said[0].isdigit():
+    if said[0].isdecimal():
         return _CLOCK.fullmatch(said) is not None
     hour, *minutes = [number.digits for number in run]
     minute = "".join(minutes) or "0"
-    read_by_digit = len(minutes) == 1 and len(minute) == 1
+    read_by_digit = minutes != [] and minutes[0] != "0" and max(map(len, minutes)) == 1
     return int(hour) <= _MAX_HOUR and len(minute) <= 2 and int(minute) <= _MAX_MINUTE and not read_by_digit
 
 
@@ -191,7 +209,7 @@ def _is_clock(said: str, run: Sequence[Number]) -> bool:
 def _number_at(text: str, tokens: Sequence[Token], index: int) -> tuple[Number | None, int]:
     """The number that starts at a token, and how many tokens to move on by."""
     token = tokens[index]
-    if token.text.isdigit():
+    if token.text.isdecimal():
         return _figures(text, token), 1
     if token.text in _REPEATS and index + 1 < len(tokens) and (digit := _one_digit(tokens[index + 1].text)):
         return _spoken(tokens[index : index + 2], digit * _REPEATS[token.text]), 2
@@ -200,12 +218,26 @@ def _number_at(text: str, tokens: Sequence[Token], index: int) -> tuple[Number |
         return None, 1
     if not _is_joined(text, tokens, index + num_tokens) or tokens[index + num_tokens].text not in _MULTIPLIERS:
         return _spoken(tokens[index : index + num_tokens], str(value)), num_tokens
-    value *= _MULTIPLIERS[tokens[index + num_tokens].text]
+    multiplier = _MULTIPLIERS[tokens[index + num_tokens].text]
+    value *= multiplier
     num_tokens += 1
+    if multiplier > _HUNDRED:
+        hundreds, num_hundreds = _hundreds(text, tokens, index + num_tokens)
+        value += hundreds
+        num_tokens += num_hundreds
     rest, num_rest = _rest(text, tokens, index + num_tokens)
     return _spoken(
         tokens[index : index + num_tokens + num_rest], str(value + rest), counted=True
     ), num_tokens + num_rest
+
+
+def _hundreds(text: str, tokens: Sequence[Token], index: int) -> tuple[int, int]:
+    """The "three hundred" of "two thousand three hundred": its value and its tokens, (0, 0) where there is none."""
+    value, num_tokens = _below_hundred(text, tokens, index) if _is_joined(text, tokens, index) else (None, 0)
+    after = index + num_tokens
+    if not value or not _is_joined(text, tokens, after) or tokens[after].text != "hundred":
+        return 0, 0
+    return value * _HUNDRED, num_tokens + 1
 
 
 def _rest(text: str, tokens: Sequence[Token], index: int) -> tuple[int, int]:
@@ -217,7 +249,7 @@ def _rest(text: str, tokens: Sequence[Token], index: int) -> tuple[int, int]:
     first = index + has_and
     value, num_tokens = _below_hundred(text, tokens, first) if _is_joined(text, tokens, first) else (None, 0)
     goes_on = first + num_tokens < len(tokens) and (
-        tokens[first + num_tokens].text in NUMBER_WORDS or tokens[first + num_tokens].text.isdigit()
+        tokens[first + num_tokens].text in NUMBER_WORDS or tokens[first + num_tokens].text.isdecimal()
     )
     if value is None or (goes_on and not has_and):
         return 0, 0
@@ -241,7 +273,7 @@ def _is_joined(text: str, tokens: Sequence[Token], index: int) -> bool:
 
 
 def _one_digit(word: str) -> str:
-    return word if len(word) == 1 and word.isdigit() else str(_ONES[word]) if word in _ONES else ""
+    return word if len(word) == 1 and word.isdecimal() else str(_ONES[word]) if word in _ONES else ""
 
 
 def _figures(text: str, token: Token) -> Number | None:

@@ -23,6 +23,9 @@ from ray_jobs.errors import SpecError
 CONDENSE = "condense/v1"
 """The prompt that turns a part of a transcript too long for the context into notes."""
 
+SECRETS = "secrets/v1"
+"""The prompt that asks which words of a transcript are to be redacted."""
+
 KINDS = {
     # kind: the variables its user template must use, and those it may use
     "task": (("transcript",), ("labels",)),

@@ -30,12 +30,16 @@ def analyse(
 
     An answer that is not JSON of the task's schema, or that repeats the prompt's instructions, is asked for once more,
     then becomes a failed Insight; so does what the engine refuses for one call while it answers for others. Where it
-    answers for no call, its exception goes on. Raises FatalError for a transcript that was not redacted, unless
+    answers for no call, its exception goes on. Calls of one recording are asked about once: a duplicate's Insights are
+    its original's, at no tokens of its own. Raises FatalError for a transcript that was not redacted, unless
     `allow_unredacted`, and SpecError where the context is too small for a task.
     """
     if not allow_unredacted:
         _refuse_unredacted(transcripts)
-    texts = {transcript.call_id: dialogue(transcript) for transcript in transcripts}
+    asked: dict[str, Transcript] = {}
+    for transcript in transcripts:
+        asked.setdefault(transcript.duplicate_of or transcript.call_id, transcript)
+    texts = {transcript.call_id: dialogue(transcript) for transcript in asked.values()}
     fitted = fit(texts, engine, min(_room(engine, task) for task in llm.tasks))
     answers = _answers(fitted, engine, llm.tasks)
     by_use = {task.name: _insights(task, engine, answers[task.name]) for task in llm.tasks}
@@ -43,11 +47,26 @@ def analyse(
         own = (judges or {}).get(judge.name)
         read = texts if own else {call_id: one.text for call_id, one in fitted.items()}
         by_use[judge.name] = _judgements(judge, own or engine, read, answers[judge.task])
+    numbers = {recording: number for number, recording in enumerate(asked)}
     return [
-        replace(insights[number], metadata=transcript.metadata)
-        for number, transcript in enumerate(transcripts)
+        _of(transcript, insights[numbers[transcript.duplicate_of or transcript.call_id]])
+        for transcript in transcripts
         for insights in by_use.values()
     ]
+
+
+def _of(transcript: Transcript, insight: Insight) -> Insight:
+    """What was said of a call, for that call or another of the same recording."""
+    if transcript.call_id == insight.call_id:
+        return replace(insight, metadata=transcript.metadata)
+    return replace(
+        insight,
+        call_id=transcript.call_id,
+        metadata=transcript.metadata,
+        prompt_tokens=0,
+        completion_tokens=0,
+        num_broken=0,
+    )
 
 
 def check_tasks(llm: LlmSpec) -> None:

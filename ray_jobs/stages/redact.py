@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ray_jobs.engines.conversation import Line
-from ray_jobs.engines.pii import PiiSpan
+from ray_jobs.engines.llm import LlmEngine
+from ray_jobs.engines.pii import PiiSpan, Suggestion
 from ray_jobs.records import Outcome, Redaction, Transcript, Utterance, Word, failed
 from ray_jobs.spec import RedactSpec
+from ray_jobs.stages.suggest import suggest
 
 
 class SpanFinder(Protocol):
@@ -19,34 +21,41 @@ class SpanFinder(Protocol):
 
     spec: RedactSpec
 
-    def find(self, lines: Sequence[Line]) -> list[PiiSpan]: ...
+    def find(self, lines: Sequence[Line], suggestions: Sequence[Suggestion] = ()) -> list[PiiSpan]: ...
 
 
-def redact(outcomes: Sequence[Outcome], redactor: SpanFinder) -> list[Outcome]:
-    """One outcome per input, in order; Failures pass through.
+def redact(outcomes: Sequence[Outcome], redactor: SpanFinder, reader: LlmEngine | None = None) -> list[Outcome]:
+    """One outcome per input, in order; Failures pass through. A `reader` adds to what the redactor finds.
 
-    With the mode store_unredacted transcripts pass as they are, `redacted` False. A call whose redaction raises comes
-    back as the Failure redaction_error, whose reason names the error's kind and nothing of the text.
+    With the mode store_unredacted transcripts pass as they are, `redacted` False. A call whose redaction raises, or
+    about which the reader gave no valid answer, comes back as the Failure redaction_error, whose reason names nothing
+    of the text. Raises what the reader raises where it answers for no call.
     """
     if redactor.spec.mode == "store_unredacted":
         return list(outcomes)
-    return [_redact_one(outcome, redactor) if isinstance(outcome, Transcript) else outcome for outcome in outcomes]
+    transcripts = [outcome for outcome in outcomes if isinstance(outcome, Transcript)]
+    read = suggest(transcripts, reader, redactor.spec.entities) if reader is not None else {}
+    return [
+        _redact_one(outcome, redactor, read.get(outcome.call_id, [])) if isinstance(outcome, Transcript) else outcome
+        for outcome in outcomes
+    ]
 
 
-def _redact_one(transcript: Transcript, redactor: SpanFinder) -> Outcome:
+def _redact_one(transcript: Transcript, redactor: SpanFinder, suggestions: Sequence[Suggestion] | None) -> Outcome:
+    if suggestions is None:
+        return _withheld(transcript, "the language model gave no valid answer")
     try:
-        return _redact_transcript(transcript, redactor)
+        return _redact_transcript(transcript, redactor, suggestions)
     except Exception as error:  # whatever it is, the text must not pass; and its message may quote the text
-        return failed(
-            transcript,
-            code="redaction_error",
-            stage="redact",
-            reason=f"redaction raised {type(error).__name__}; the transcript was withheld",
-        )
+        return _withheld(transcript, f"redaction raised {type(error).__name__}")
 
 
-def _redact_transcript(transcript: Transcript, redactor: SpanFinder) -> Transcript:
-    spans = redactor.find([Line(speaker=u.channel, text=u.text) for u in transcript.utterances])
+def _withheld(transcript: Transcript, why: str) -> Outcome:
+    return failed(transcript, code="redaction_error", stage="redact", reason=f"{why}; the transcript was withheld")
+
+
+def _redact_transcript(transcript: Transcript, redactor: SpanFinder, suggestions: Sequence[Suggestion]) -> Transcript:
+    spans = redactor.find([Line(speaker=u.channel, text=u.text) for u in transcript.utterances], suggestions)
     utterances: list[Utterance] = []
     redactions: list[Redaction] = []
     for index, utterance in enumerate(transcript.utterances):

@@ -10,9 +10,12 @@ import asyncio
 import itertools
 import json
 import threading
+from bisect import bisect_right
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from typing import Any
 
 from aiohttp import web
@@ -196,16 +199,17 @@ class FakeKubernetes:
             return response
         ends = self._loop.time() + float(request.query.get("timeoutSeconds", "60"))
         while self._loop.time() < ends:
-            for version, kind, event, manifest in list(self.events):
-                if version > seen and kind == plural and _selected(request, manifest):
+            changed = self._changed
+            for version, kind, event, manifest in self.events[bisect_right(self.events, seen, key=itemgetter(0)) :]:
+                if kind == plural and _selected(request, manifest):
                     await _send(response, {"type": event, "object": manifest})
-                seen = max(seen, version)
+                seen = version
             if self.drop_watches > 0:
                 self.drop_watches -= 1
                 request.transport.abort()
                 return response
-            self._changed.clear()
-            await asyncio.wait([asyncio.ensure_future(self._changed.wait())], timeout=0.5)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(changed.wait(), timeout=0.5)
         return response
 
     async def _patch(self, request: web.Request) -> web.Response:
@@ -286,6 +290,7 @@ class FakeKubernetes:
         manifest["metadata"]["resourceVersion"] = str(version)
         self.events.append((version, plural, event, json.loads(json.dumps(manifest))))
         self._changed.set()
+        self._changed = asyncio.Event()
 
     def _spawn(self, coroutine: Any) -> None:
         task = asyncio.ensure_future(coroutine)

@@ -4,8 +4,11 @@ import asyncio
 import json
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
+import yaml
 from kubernetes_asyncio import client as kubernetes
 
 from kuberay.cluster import resolve_cluster
@@ -84,6 +87,30 @@ def test_a_job_with_its_own_cluster_leaves_nothing(run, api, deferrable):
     assert run("own", deferrable).state == "success"
     assert created(api, "rayjobs")[0]["spec"]["entrypoint"] == "python -m work 'x y'"
     assert api.objects == {}
+
+
+def test_the_dashboard_and_grafana_are_linked(run, api, monkeypatch):
+    from airflow.models.xcom import XComModel
+    from airflow.utils.session import create_session
+
+    monkeypatch.setenv("KUBERAY_GRAFANA_URL", "https://grafana.example.com/d/ray?var-cluster={namespace}/{name}")
+    api.script = [RUNNING, SUCCEEDED]
+    dag_run = run("own", True)
+    with create_session() as session:
+        pushed = {row.key: row.value for row in session.scalars(XComModel.get_many(run_id=dag_run.run_id))}
+    name = created(api, "rayjobs")[0]["metadata"]["name"]
+    assert pushed["ray_dashboard_url"] == "http://d:8265"
+    assert pushed["grafana_url"] == f"https://grafana.example.com/d/ray?var-cluster=default/{name}"
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_a_job_deleted_by_hand_fails_its_task_and_names_what_happened(run, api, deferrable, capfd):
+    def delete_soon(plural, manifest):
+        asyncio.get_running_loop().call_later(0.5, api._finalize, plural, manifest["metadata"]["name"])
+
+    api.script, api.on_create = [RUNNING], delete_soon
+    assert run("own", deferrable).state == "failed"
+    assert "gone, the RayJob was deleted" in "".join(capfd.readouterr())
 
 
 @pytest.mark.parametrize("deferrable", [True, False])
@@ -179,6 +206,99 @@ def test_killing_a_task_in_a_signal_handler_deletes_the_job(api, job, where):
 
     asyncio.run(interrupted())
     assert api.objects == {}
+
+
+def test_a_task_killed_while_its_job_is_being_made_leaves_none(api, job, where):
+    from kuberay.errors import KubeRayError
+    from kuberay.operators import RayJobOperator
+    from kuberay.triggers import RayJobTrigger
+
+    operator = RayJobOperator(task_id="t", entrypoint="python -m work", cluster="small")
+    operator._name = "not-there-yet"
+    operator.on_kill()
+    operator._name = job
+    with pytest.raises(KubeRayError, match=f"killed while {job} was being made"):
+        operator._wait({}, RayJobTrigger(where, job, 60))
+    assert api.objects == {}
+
+
+def test_a_dry_run_shows_the_manifests_and_asks_nobody(api, monkeypatch):
+    from kuberay.operators import RayClusterOperator, RayJobOperator
+
+    log = Mock()
+    for kind, fields in ((RayClusterOperator, {}), (RayJobOperator, {"entrypoint": "python -m work"})):
+        monkeypatch.setattr(kind, "log", log)
+        kind(task_id="t", cluster="small", **fields).dry_run()
+    shown = [yaml.safe_load(call.args[1])["kind"] for call in log.info.call_args_list]
+    assert shown == ["RayCluster", "RayJob"]
+    assert api.requests == []
+
+
+ATTEMPT = {
+    "ti": SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=1),
+    "dag_run": SimpleNamespace(clear_number=0),
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ({"cluster": "tiny"}, "no profile 'tiny'; there are large, small, standard, or give a .yaml file"),
+        ({"cluster": "nowhere.yaml"}, "nowhere.yaml: cannot be read (No such file or directory)"),
+        ({"cluster": "small", "overrides": {"hed": {}}}, "small: unknown key hed"),
+        (
+            {"cluster": "small", "cluster_name": "ray"},
+            "job spec: the document: give exactly one of cluster (the job's own) and cluster_name (an existing one)",
+        ),
+        ({"cluster": "small", "backend": "nomad"}, "backend 'nomad' is neither kubernetes nor local"),
+    ],
+)
+def test_a_mistake_in_the_dag_is_one_line_and_is_not_tried_again(arguments, line):
+    from airflow.sdk.exceptions import AirflowFailException
+
+    from kuberay.operators import RayJobOperator
+
+    with pytest.raises(AirflowFailException) as caught:
+        RayJobOperator(task_id="t", entrypoint="python -m work", **arguments).execute(ATTEMPT)
+    assert str(caught.value) == line
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "line"),
+    [
+        ("RAY_PYTHON", "/nowhere/python", "there is no such program; name the Python that has Ray"),
+        ("RAY_PYTHON", "/bin/false", "Ray is not installed there; name the Python that has Ray"),
+        ("LOCAL_NUM_CPUS", "many", "give a whole number from 1"),
+    ],
+)
+def test_a_local_backend_that_cannot_start_is_one_line_and_leaves_nothing(setting, value, line, monkeypatch, tmp_path):
+    from airflow.sdk.exceptions import AirflowFailException
+
+    from kuberay.operators import RayJobOperator
+
+    monkeypatch.setenv("KUBERAY_LOCAL_FOLDER", str(tmp_path))
+    monkeypatch.setenv(f"KUBERAY_{setting}", value)
+    with pytest.raises(AirflowFailException) as caught:
+        RayJobOperator(task_id="t", entrypoint="python -m work", cluster="small", backend="local").execute(ATTEMPT)
+    assert str(caught.value) == f"KUBERAY_{setting}={value}: {line}"
+    assert not list(tmp_path.glob("**/*.json"))
+
+
+def test_an_api_that_does_not_answer_is_one_line_and_worth_a_retry(monkeypatch, tmp_path):
+    from kuberay.errors import UnreachableError
+    from kuberay.operators import RayJobOperator
+
+    closed = {"server": "http://127.0.0.1:1"}
+    kubeconfig = {"current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}]}
+    kubeconfig |= {"clusters": [{"name": "c", "cluster": closed}], "users": [{"name": "u", "user": {}}]}
+    (tmp_path / "kubeconfig").write_text(json.dumps(kubeconfig))
+    monkeypatch.setattr(
+        "kubernetes_asyncio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig")
+    )
+    monkeypatch.setattr("kuberay.client._backoff_s", lambda *attempt: 0)
+    with pytest.raises(UnreachableError, match=r"^cannot list rayjobs, tried 6 times: 503 .*127\.0\.0\.1:1") as caught:
+        RayJobOperator(task_id="t", entrypoint="python -m work", cluster="small").execute(ATTEMPT)
+    assert "\n" not in str(caught.value)
 
 
 def test_without_the_rights_a_deferred_task_fails_with_one_line(api, job, where):

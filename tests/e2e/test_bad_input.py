@@ -1,5 +1,9 @@
-"""Whatever lies in the input folder ends as an outcome or as one line that names it; no run is lost to it."""
+"""Whatever lies in the input folder ends as an outcome or as one line that names it; no run is lost to it.
 
+What is known of a call goes with it, whichever way it ends; a call may be two files, or one without a header.
+"""
+
+import json
 from pathlib import Path
 
 import av
@@ -46,7 +50,28 @@ def bad_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     encode(folder / "hush.wav", rng.integers(-3, 4, (80_000, 1)).astype(np.int16), 8_000, "mono")
     encode(folder / "six.wav", rng.integers(-3, 4, (96_000, 6)).astype(np.int16), 48_000, "5.1")
     (folder / "gone.wav").write_bytes(voicemail)
+    audio = voicemail[voicemail.index(b"data") + 8 :]
+    (folder / "headerless.ulaw").write_bytes(audio)
+    for channel, role in enumerate(("agent", "customer")):
+        (folder / f"pair-{role}.ulaw1").write_bytes(audio[channel::2])
     return folder
+
+
+INPUT = {
+    "raw": [
+        {"globs": ["*.ulaw"], "encoding": "mulaw", "num_channels": 2},
+        {"globs": ["*.ulaw1"], "encoding": "mulaw"},
+    ],
+    "name_pattern": "(?P<call_id>.+)-(?P<role>agent|customer)",
+    "metadata": ["queue", "agent"],
+}
+KNOWN = {"good": {"queue": "sales", "agent": "a-17"}, "zero": {"queue": "claims"}, "pair": {"queue": "claims"}}
+
+
+def write_manifest(path: Path) -> Path:
+    lines = [f"{call_id},{known['queue']},{known.get('agent', '')}" for call_id, known in KNOWN.items()]
+    path.write_text("\n".join(["call_id,queue,agent", *lines]))
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +79,9 @@ def outcome(bad_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     """One run over the folder; gone.wav is deleted after it was planned."""
     work = tmp_path_factory.mktemp("work")
     output = work / "out"
-    path = write_spec(work, input={"uri": str(bad_folder)}, output={"uri": str(output)}, llm=NO_LLM)
+    manifest = write_manifest(work / "manifest.csv")
+    selection = {"uri": str(bad_folder), "manifest": str(manifest), **INPUT}
+    path = write_spec(work, input=selection, output={"uri": str(output)}, llm=NO_LLM)
     spec = load_spec(path)
     ledger = Ledger(spec.output.uri)
     persist(make_plan(spec, ledger), ledger)
@@ -68,7 +95,7 @@ def test_the_run_succeeds_and_every_call_is_accounted_for(outcome: tuple[int, st
     assert code == 0, text
     found = report(output)
     assert found["accounted"]
-    assert (found["num_calls"], found["num_ok"] + found["num_failed"]) == (9, 9)
+    assert (found["num_calls"], found["num_ok"] + found["num_failed"]) == (11, 11)
 
 
 def test_each_bad_file_fails_for_its_own_reason(outcome: tuple[int, str, Path]) -> None:
@@ -87,7 +114,21 @@ def test_each_bad_file_fails_for_its_own_reason(outcome: tuple[int, str, Path]) 
 
 
 def test_the_good_calls_are_transcribed_all_the_same(outcome: tuple[int, str, Path]) -> None:
-    assert call_ids(outcome[2], "transcripts") == ["good", "streamed"]
+    assert call_ids(outcome[2], "transcripts") == ["good", "headerless", "pair", "streamed"]
+
+
+def test_the_same_call_reads_the_same_in_every_form(outcome: tuple[int, str, Path]) -> None:
+    rows = {row["call_id"]: row for row in read_table(outcome[2], "transcripts").to_pylist()}
+    texts = {name: [(u["role"], u["text"]) for u in row["utterances"]] for name, row in rows.items()}
+    assert texts["good"]
+    assert all(text == texts["good"] for text in texts.values())
+
+
+def test_what_is_known_of_a_call_is_in_its_outcome(outcome: tuple[int, str, Path]) -> None:
+    rows = [*read_table(outcome[2], "transcripts").to_pylist(), *read_table(outcome[2], "failures").to_pylist()]
+    found = {row["call_id"]: dict(row["metadata"]) for row in rows}
+    assert {call_id: known for call_id, known in found.items() if known} == KNOWN
+    assert json.loads((outcome[2] / "calls" / "good.json").read_text())["metadata"] == KNOWN["good"]
 
 
 def test_no_traceback_reaches_the_user(outcome: tuple[int, str, Path]) -> None:

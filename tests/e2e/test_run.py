@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from tests.e2e.runs import SAMPLES, call_ids, report, run_job
+from tests.e2e.runs import SAMPLES, call_ids, read_table, report, run_job
 
 pytestmark = pytest.mark.integration
 
@@ -32,7 +32,9 @@ def write_spec(work: Path, labels: list[str]) -> None:
         {"name": "summary", "prompt": "summary/v1", "max_tokens": 60},
         {"name": "disposition", "prompt": "disposition/v1", "labels": labels, "max_tokens": 20},
     ]
-    document = {"input": {"uri": str(work / "in")}, "output": {"uri": str(work / "out")}, "llm": {"tasks": tasks}}
+    (work / "in" / "06_voicemail.json").write_text(json.dumps({"queue": "sales"}))
+    recordings = {"uri": str(work / "in"), "sidecars": True}
+    document = {"input": recordings, "output": {"uri": str(work / "out")}, "llm": {"tasks": tasks}}
     (work / "spec.yaml").write_text(yaml.safe_dump(document))
 
 
@@ -70,6 +72,16 @@ def test_an_answer_obeys_its_schema(output: Path) -> None:
     document = json.loads((output / "calls" / "02_card_payment.json").read_text())
     assert document["insights"]["disposition"]["value"]["disposition"] in ("resolved", "voicemail")
     assert document["insights"]["summary"]["value"]["summary"]
+
+
+def test_what_is_known_of_a_call_is_in_every_output(output: Path) -> None:
+    for folder in ("transcripts", "insights"):
+        rows = read_table(output, folder).to_pylist()
+        assert {(row["call_id"], *row["metadata"]) for row in rows} == {
+            ("06_voicemail", ("queue", "sales")),
+            ("02_card_payment",),
+        }
+    assert json.loads((output / "calls" / "06_voicemail.json").read_text())["metadata"] == {"queue": "sales"}
 
 
 def test_what_the_caller_said_in_confidence_is_in_no_output(output: Path) -> None:

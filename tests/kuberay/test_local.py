@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import signal
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,7 @@ import pytest
 
 from kuberay.backend import LogPosition, await_cluster, collect, follow_job
 from kuberay.cluster import parse_cluster
-from kuberay.errors import ApiError
+from kuberay.errors import ApiError, UnreachableError
 from kuberay.local import LocalBackend, LocalSettings
 from kuberay.names import Claim
 from kuberay.rayjob import make_job
@@ -127,6 +128,47 @@ def test_a_deadline_stops_the_job(cluster):
     assert (status.state, status.message) == ("failed", "DeadlineExceeded: the job was stopped")
 
 
+def test_a_job_that_never_starts_is_stopped_at_its_start_deadline(cluster):
+    spec = job(cluster, "1", entrypoint_resources={"nowhere": 1}, start_deadline_s=5)
+    name = run(lambda backend: backend.submit_job(spec, replace(JOB_CLAIM, task_id="waits"), LATER))
+    status = follow(name, print)
+    assert (status.state, status.message) == ("failed", "PreRunningDeadlineExceeded: the job was stopped")
+
+
+def test_a_head_that_does_not_answer_says_nothing_about_its_job(cluster):
+    busy = UnreachableError("busy")
+    answers = [busy, {"status": "RUNNING"}, busy, {"status": "SUCCEEDED", "message": ""}]
+
+    async def answer(*request):
+        given = answers.pop(0)
+        if isinstance(given, Exception):
+            raise given
+        return given
+
+    async def states(backend):
+        name = await backend.submit_job(job(cluster, "1"), replace(JOB_CLAIM, task_id="busy"), LATER)
+        backend._ask = answer
+        return [status.state async for status in backend.watch_job(name)]
+
+    assert run(states) == ["running", "succeeded"]
+
+
+def test_a_job_whose_submitter_died_before_it_was_sent_runs_in_the_next_attempt(cluster, monkeypatch):
+    spec, claim = job(cluster, 'print("ran")'), replace(JOB_CLAIM, task_id="unsent")
+
+    async def die(*arguments):
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalBackend, "_submit", die)
+        with pytest.raises(MemoryError):
+            run(lambda backend: backend.submit_job(spec, claim, LATER))
+    name = run(lambda backend: backend.submit_job(spec, replace(claim, attempt=2), LATER))
+    lines: list[str] = []
+    assert follow(name, lines.append).state == "succeeded"
+    assert lines.count("ran") == 1
+
+
 def test_the_token_guards_the_head(cluster):
     async def without_token(backend):
         head = backend._head(cluster)
@@ -163,6 +205,25 @@ def test_a_job_on_a_cluster_that_is_not_there_is_one_clear_line():
         run(lambda backend: backend.submit_job(job("nowhere", "1"), replace(JOB_CLAIM, task_id="lost"), LATER))
 
 
+def test_a_head_whose_starter_died_before_it_ran_is_found_and_removed(tmp_path, monkeypatch):
+    def die(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr("kuberay.local._detach", die)
+
+    async def start_look_and_delete():
+        async with LocalBackend(LocalSettings(folder=tmp_path)) as backend:
+            with pytest.raises(MemoryError):
+                await backend.create_cluster(SPEC, CLAIM, LATER)
+            (name,) = await backend.clusters_of(CLAIM.task_key)
+            status = await anext(backend.watch_cluster(name))
+            await backend.delete_cluster(name)
+            return status.state
+
+    assert asyncio.run(start_look_and_delete()) == "gone"
+    assert not list(tmp_path.glob("*"))
+
+
 def test_collection_ends_what_has_expired(cluster):
     spec = job(cluster, "import time; time.sleep(600)")
     past = datetime.now(UTC) - timedelta(hours=1)
@@ -171,3 +232,18 @@ def test_collection_ends_what_has_expired(cluster):
     assert ("RayJob", name) in [(leftover.kind, leftover.name) for leftover in found]
     assert ("RayCluster", cluster) not in [(leftover.kind, leftover.name) for leftover in found]
     assert run(lambda backend: anext(backend.watch_job(name))).state == "gone"
+
+
+def test_a_head_killed_by_hand_ends_its_jobs(cluster):
+    """The last test: it takes the module's head away."""
+
+    async def kill(backend):
+        claim = replace(JOB_CLAIM, task_id="cut off")
+        name = await backend.submit_job(job(cluster, "import time; time.sleep(600)"), claim, LATER)
+        async for status in backend.watch_job(name):
+            if status.state == "running":
+                os.killpg(backend._head(cluster).group, signal.SIGKILL)
+        return status
+
+    status = run(kill)
+    assert (status.state, status.message) == ("gone", "the Ray head has ended")

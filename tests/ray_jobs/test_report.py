@@ -104,6 +104,22 @@ def test_a_call_stored_twice_is_not_accounted_for():
     assert build_report(facts("a", transcripts=[stored("a"), stored("a")])).duplicated == ("a",)
 
 
+def test_a_duplicate_recording_is_a_call_like_any_other_and_counted():
+    same = [replace(stored("b"), duplicate_of="a"), replace(failure("d"), duplicate_of="c")]
+    run = facts("a b c d", transcripts=[stored("a"), same[0]], failures=[failure("c"), same[1]])
+    report = build_report(run)
+    assert report.accounted
+    assert json.loads(render_json(report))["num_duplicate_recordings"] == 2
+    assert "2 with the recording of another" in page(run)
+    assert "= a</span>" in page(run)
+
+
+def test_what_was_found_and_not_selected_is_said():
+    run = facts("a", transcripts=[stored("a")], left_out={"input.sample": 1234})
+    assert json.loads(render_json(build_report(run)))["left_out"] == {"input.sample": 1234}
+    assert "1,234 more were left out by input.sample." in page(run)
+
+
 IDS = st.lists(st.sampled_from("abcdefgh"), max_size=8)
 
 
@@ -201,6 +217,15 @@ def test_a_partition_redone_in_pieces_counts_once_in_the_run_s_audio():
         event("p0", "asr", 30, 40, num_calls=1, audio_s=60.0),
     ]
     assert build_report(facts(events=[event("p0", "etl", 0, 10), *pieces])).overall.audio_s == 120
+
+
+def test_skew_is_the_most_speech_of_a_partition_over_the_mean():
+    events = [event("p1", "etl", 0, 10, speech_s=90.0), event("p1", "asr", 10, 20, speech_s=90.0)]
+    events.append(event("p2", "etl", 0, 10, speech_s=30.0))
+    run = facts("a", transcripts=[stored("a")], events=events, planned_skew=1.25)
+    assert build_report(run).skew == 1.5
+    assert json.loads(render_json(build_report(run)))["skew"] == {"planned": 1.25, "measured": 1.5}
+    assert "skew 1.50" in page(run)
 
 
 def test_a_run_with_nothing_to_do_has_no_rates_and_says_so():

@@ -98,22 +98,26 @@ FORMATS = {
     "amr_nb": ("amr", "libopencore_amrnb", 8000),
     "adpcm_ms": ("wav", "adpcm_ms", 8000),
     "adpcm_ima": ("wav", "adpcm_ima_wav", 8000),
+    "amr_3gp": ("3gp", "libopencore_amrnb", 8000),
+    "mka": ("matroska", "libopus", 48000),
+    "caf": ("caf", "pcm_s16be", 8000),
     "aiff": ("aiff", "pcm_s16be", 11025),
     "au": ("au", "pcm_mulaw", 8000),
     "wav_44100": ("wav", "pcm_s16le", 44100),
     "wav_48000_24": ("wav", "pcm_s24le", 48000),
     "w64": ("w64", "pcm_s16le", 8000),
+    "wav_8000": ("wav", "pcm_s16le", 8000),
 }
 """What FFmpeg can write for us; AMR-WB and GSM 6.10 it only reads."""
 
 
-def encoded(name: str, seconds: float = 4.0, *, num_channels: int = 1) -> bytes:
-    """Speech in one of FORMATS."""
+def encoded(name: str, seconds: float = 4.0, *, num_channels: int = 1, options: dict[str, str] | None = None) -> bytes:
+    """Speech in one of FORMATS; `options` are those of FFmpeg's muxer."""
     container_name, codec, rate = FORMATS[name]
-    layout = "mono" if num_channels == 1 else "stereo" if num_channels == 2 else f"{num_channels}c"
+    layout = {1: "mono", 2: "stereo", 8: "7.1"}.get(num_channels, f"{num_channels}c")
     pcm = speech(seconds, sample_rate_hz=rate, num_channels=num_channels)
     file = io.BytesIO()
-    with av.open(file, "w", format=container_name) as container:
+    with av.open(file, "w", format=container_name, options=options or {}) as container:
         # FFmpeg's own Vorbis encoder counts as experimental.
         stream = container.add_stream(codec, rate=rate, layout=layout, options={"strict": "experimental"})
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(pcm.T).reshape(1, -1), format="s16", layout=layout)
@@ -121,3 +125,25 @@ def encoded(name: str, seconds: float = 4.0, *, num_channels: int = 1) -> bytes:
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return file.getvalue()
+
+
+def gsm_wav() -> bytes:
+    """GSM 6.10 in WAV as Microsoft lays it out, 65 bytes for 320 samples, 50 times; any bits are a sound."""
+    body = np.random.default_rng(0).integers(0, 256, 65 * 50, np.uint8).tobytes()
+    fmt = struct.pack("<HHIIHHHH", 0x31, 1, 8000, 1625, 65, 0, 2, 320)
+    chunks = b"fmt " + struct.pack("<I", len(fmt)) + fmt + b"data" + struct.pack("<I", len(body)) + body
+    return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks
+
+
+def gsm() -> bytes:
+    """Four seconds of GSM 6.10 without a container; any bits are a sound."""
+    return b"".join(b"\xd0" + frame.tobytes() for frame in np.tile(_frames(), (4, 1)))
+
+
+def amr_wb() -> bytes:
+    """A second of AMR-WB; any bits are a sound."""
+    return b"#!AMR-WB\n" + b"".join(b"\x04" + frame[:17].tobytes() for frame in _frames())
+
+
+def _frames() -> npt.NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (50, 32), np.uint8)

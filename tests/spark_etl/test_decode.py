@@ -2,7 +2,6 @@
 
 import os
 import signal
-import struct
 import time
 from pathlib import Path
 
@@ -11,10 +10,24 @@ import numpy.typing as npt
 import pytest
 
 from ray_jobs.errors import CallError
+from ray_jobs.records import RawCoding
 from spark_etl import helper
-from spark_etl.decode import Block
+from spark_etl.decode import Block, read_wav_header
 from spark_etl.helper import Decoder
-from tests.spark_etl.audio_samples import FORMATS, SAMPLE_CALLS, Samples, call_8khz, encoded, noise, speech, wav
+from spark_etl.recording import Recording
+from tests.spark_etl.audio_samples import (
+    FORMATS,
+    SAMPLE_CALLS,
+    Samples,
+    amr_wb,
+    call_8khz,
+    encoded,
+    gsm,
+    gsm_wav,
+    noise,
+    speech,
+    wav,
+)
 
 
 @pytest.fixture(scope="module")
@@ -23,14 +36,14 @@ def decoder():
         yield decoder
 
 
-def decoded(decoder: Decoder, data: bytes) -> tuple[int, Samples]:
-    blocks = list(decoder.decode(data))
+def decoded(decoder: Decoder, data: bytes, raw: RawCoding | None = None) -> tuple[int, Samples]:
+    blocks = list(decoder.decode(Recording.holding(data), raw))
     return blocks[0].sample_rate_hz, np.concatenate([block.pcm for block in blocks], axis=1)
 
 
-def failure(decoder: Decoder, data: bytes) -> str:
+def failure(decoder: Decoder, data: bytes, raw: RawCoding | None = None) -> str:
     with pytest.raises(CallError) as caught:
-        list(decoder.decode(data))
+        list(decoder.decode(Recording.holding(data), raw))
     assert "\n" not in caught.value.reason
     return caught.value.code
 
@@ -68,7 +81,10 @@ class TestWav:
         pcm = noise(1.0, num_channels=num_channels)
         assert np.array_equal(decoded(decoder, wav(pcm))[1], pcm)
 
-    @pytest.mark.parametrize(("rate", "expected"), [(8000, 8000), (11025, 16000), (16000, 16000), (48000, 16000)])
+    @pytest.mark.parametrize(
+        ("rate", "expected"),
+        [(8000, 8000), *[(rate, 16000) for rate in (11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)]],
+    )
     def test_8_khz_stays_and_all_else_becomes_16_khz(self, decoder, rate, expected):
         result_rate, result = decoded(decoder, wav(speech(3.0, sample_rate_hz=rate, num_channels=2), rate))
         assert result_rate == expected
@@ -86,6 +102,31 @@ class TestWav:
     def test_rf64(self, decoder):
         pcm = speech(2.0)
         assert np.array_equal(decoded(decoder, wav(pcm, riff=b"RF64"))[1], pcm)
+
+    def test_rf64_as_ffmpeg_writes_it(self, decoder):
+        pcm = speech(2.0, num_channels=2)
+        data = encoded("wav_8000", 2.0, num_channels=2, options={"rf64": "always"})
+        assert data[:4] == b"RF64"
+        assert np.array_equal(decoded(decoder, data)[1], pcm)
+
+    @pytest.mark.parametrize("missing", [0, 1 << 30])
+    def test_more_than_4_gib_are_read_as_they_are_asked_for(self, tmp_path, missing):
+        """Ten days of G.711, without the disk for it: the length is in a 64-bit field, and is believed."""
+        size = 9 << 30
+        data = wav(noise(1.0), format_tag=7, bits=8, riff=b"RF64", data_size=size)
+        path = tmp_path / "large.wav"
+        path.write_bytes(data)
+        os.truncate(path, len(data) - 8000 + size - missing)
+        with Recording(path.open("rb")) as recording, Decoder(max_s=size / 8000, timeout_s=60) as decoder:
+            if missing:
+                with pytest.raises(CallError, match="truncated"):
+                    next(decoder.decode(recording))
+            else:
+                assert read_wav_header(recording).num_frames == size
+                assert next(decoder.decode(recording)).pcm.shape == (1, 240_000)
+
+    def test_a_file_of_nothing_but_chunks_is_given_up(self, decoder):
+        assert failure(decoder, wav(speech(1.0))[:12] + bytes(1 << 20)) == "unreadable"
 
     def test_unusual_chunks_around_the_audio_are_passed_over(self, decoder):
         pcm = speech(2.0)
@@ -140,24 +181,26 @@ class TestHeadersThatLie:
 class TestOtherFormats:
     @pytest.mark.parametrize("name", FORMATS)
     def test_speech_survives(self, decoder, name):
-        num_channels = 1 if name == "amr_nb" else 2
+        num_channels = 1 if "amr" in FORMATS[name][1] else 2
         rate, result = decoded(decoder, encoded(name, num_channels=num_channels))
         assert rate == (8000 if FORMATS[name][2] == 8000 else 16000)
         assert len(result) == num_channels
         assert result.shape[1] / rate == pytest.approx(4.0, abs=0.3)
         assert is_speech(result, rate)
 
+    @pytest.mark.parametrize("name", ["flac", "wav_48000_24", "opus", "m4a", "aiff", "w64"])
+    def test_eight_channels(self, decoder, name):
+        rate, result = decoded(decoder, encoded(name, num_channels=8))
+        assert (len(result), rate) == (8, 8000 if name == "w64" else 16000)
+        assert result.any(axis=1).all()
+
     def test_gsm_610(self, decoder):
-        rate, result = decoded(decoder, gsm_wav(num_blocks=50))
+        rate, result = decoded(decoder, gsm_wav())
         assert (rate, result.shape) == (8000, (1, 50 * 320))
         assert result.any()
 
     def test_raw_gsm_and_amr_wb(self, decoder):
-        """FFmpeg writes neither; to their decoders any bits in a frame are a sound."""
-        bits = np.random.default_rng(0).integers(0, 256, (50, 32), np.uint8)
-        gsm = b"".join(b"\xd0" + frame.tobytes() for frame in np.tile(bits, (4, 1)))
-        amr_wb = b"#!AMR-WB\n" + b"".join(b"\x04" + frame[:17].tobytes() for frame in bits)
-        assert [(rate, pcm.shape) for rate, pcm in (decoded(decoder, gsm), decoded(decoder, amr_wb))] == [
+        assert [(rate, pcm.shape) for rate, pcm in (decoded(decoder, gsm()), decoded(decoder, amr_wb()))] == [
             (8000, (1, 200 * 160)),
             (16000, (1, 50 * 320)),
         ]
@@ -194,6 +237,45 @@ class TestOtherFormats:
                 assert pcm.shape[1] / rate == pytest.approx(float(stated), abs=0.1), path.name
 
 
+class TestRaw:
+    @pytest.mark.parametrize(
+        ("encoding", "format_tag", "bits", "worst"),
+        [("mulaw", 7, 8, 1024), ("alaw", 6, 8, 1024), ("pcm_u8", 1, 8, 256), ("pcm_s16le", 1, 16, 0)],
+    )
+    def test_a_headerless_recording_is_what_the_spec_says(self, decoder, encoding, format_tag, bits, worst):
+        pcm = call_8khz()[:, :16_000]
+        data = wav(pcm, format_tag=format_tag, bits=bits)[44:]
+        rate, result = decoded(decoder, data, RawCoding(encoding=encoding, sample_rate_hz=8000, num_channels=2))
+        assert (rate, result.shape) == (8000, pcm.shape)
+        assert np.abs(result.astype(int) - pcm).max() <= worst
+
+    def test_big_endian_samples(self, decoder):
+        pcm = speech(2.0)
+        raw = RawCoding(encoding="pcm_s16be", sample_rate_hz=8000, num_channels=1)
+        assert np.array_equal(decoded(decoder, pcm.astype(">i2").tobytes(), raw)[1], pcm)
+
+    @pytest.mark.parametrize("rate", [11_025, 44_100, 48_000])
+    def test_other_rates_become_16_khz(self, decoder, rate):
+        pcm = speech(40.0, sample_rate_hz=rate, num_channels=3)
+        raw = RawCoding(encoding="pcm_s16le", sample_rate_hz=rate, num_channels=3)
+        result_rate, result = decoded(decoder, pcm.T.tobytes(), raw)
+        assert (result_rate, len(result)) == (16_000, 3)
+        assert result.shape[1] == pytest.approx(40 * 16_000, rel=0.001)
+        assert is_speech(result, result_rate)
+
+    def test_a_wav_file_with_such_a_name_is_read_as_one(self, decoder):
+        pcm = speech(2.0)
+        raw = RawCoding(encoding="mulaw", sample_rate_hz=16_000, num_channels=2)
+        assert np.array_equal(decoded(decoder, wav(pcm), raw)[1], pcm)
+
+    def test_less_than_a_sample_is_empty_and_too_much_is_too_long(self, decoder):
+        raw = RawCoding(encoding="pcm_s16le", sample_rate_hz=8000, num_channels=2)
+        assert failure(decoder, b"abc", raw) == "empty"
+        one = RawCoding(encoding="pcm_u8", sample_rate_hz=48_000, num_channels=1)
+        assert failure(decoder, b"a", one) == "empty"
+        assert failure(decoder, bytes(601 * 32_000), raw) == "too_long"
+
+
 class TestLimits:
     def test_too_long_wherever_the_length_is_known(self):
         with Decoder(max_s=2.0, timeout_s=60) as decoder:
@@ -204,7 +286,7 @@ class TestLimits:
 
     def test_a_decoder_that_dies_costs_one_recording(self, monkeypatch):
         with Decoder(max_s=600, timeout_s=60) as decoder:
-            list(decoder.decode(encoded("flac", 1.0)))
+            decoded(decoder, encoded("flac", 1.0))
             process = decoder._process
             os.kill(process.pid, signal.SIGSEGV)
             process.wait()
@@ -233,20 +315,20 @@ class TestLimits:
 
     def test_one_process_serves_many_recordings_and_ends_with_its_owner(self):
         with Decoder(max_s=600, timeout_s=60) as decoder:
-            list(decoder.decode(encoded("flac", 1.0)))
+            decoded(decoder, encoded("flac", 1.0))
             process = decoder._process
             failure(decoder, b"text")
-            list(decoder.decode(encoded("opus", 1.0)))
+            decoded(decoder, encoded("opus", 1.0))
             assert decoder._process is process
         assert process.returncode is not None
 
     def test_plain_wav_needs_no_process(self):
         with Decoder(max_s=600, timeout_s=60) as decoder:
-            list(decoder.decode(wav(speech(1.0), format_tag=7, bits=8)))
+            decoded(decoder, wav(speech(1.0), format_tag=7, bits=8))
             assert decoder._process is None
 
     def test_long_audio_comes_in_blocks(self, decoder):
-        blocks: list[Block] = list(decoder.decode(encoded("flac", 50.0)))
+        blocks: list[Block] = list(decoder.decode(Recording.holding(encoded("flac", 50.0))))
         assert [round(block.pcm.shape[1] / 16000) for block in blocks] == [30, 20]
 
 
@@ -266,14 +348,6 @@ def dying(data, max_s, answers):
 helper._answer = dying
 helper.serve()
 """
-
-
-def gsm_wav(num_blocks: int) -> bytes:
-    """GSM 6.10 in WAV as Microsoft lays it out, 65 bytes for 320 samples; any bits are a sound."""
-    body = np.random.default_rng(0).integers(0, 256, 65 * num_blocks, np.uint8).tobytes()
-    fmt = struct.pack("<HHIIHHHH", 0x31, 1, 8000, 1625, 65, 0, 2, 320)
-    chunks = b"fmt " + struct.pack("<I", len(fmt)) + fmt + b"data" + struct.pack("<I", len(body)) + body
-    return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks
 
 
 def test_the_helper_is_importable_from_anywhere(tmp_path, monkeypatch):

@@ -1,10 +1,12 @@
 """Laying out: whole calls, within the limits, about equal, the same every time."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ray_jobs.ledger import Partition
 from ray_jobs.records import Call
 from ray_jobs.spec import PartitionSpec
 from spark_etl.partition import lay_out
@@ -38,3 +40,47 @@ class TestBalance:
         many = [dataclasses.replace(one, call_id=str(i), uri=f"{i:03}") for i in range(400)]
         loads = [p.expected_speech_s for p in lay_out(many, PartitionSpec(max_speech_s=3000), 1, "f", {})]
         assert max(loads) == min(loads)
+
+    def test_a_giant_call_is_its_own_partition(self):
+        limits = PartitionSpec(max_speech_s=1000)
+        calls = [a_call("giant", 4000.0), *(a_call(str(number), 90.0) for number in range(20))]
+        found = [ids(partition) for partition in lay_out(calls, limits, 1, "f", {})]
+        assert ["giant"] in found
+        assert all(len(partition) > 1 for partition in found if "giant" not in partition)
+
+
+class TestDuplicates:
+    """Calls of one size may be one recording stored twice; ETL finds out if it sees them in one partition."""
+
+    def test_calls_of_one_size_meet_in_one_partition(self):
+        calls = [a_call(f"{number:03}", 60.0, size_bytes=number % 50) for number in range(100)]
+        partitions = lay_out(calls, PartitionSpec(max_speech_s=600), 1, "f", {})
+        assert len(partitions) >= 10
+        for partition in partitions:
+            sizes = [call.size_bytes for call in partition.calls]
+            assert all(sizes.count(size) == 2 for size in sizes)
+
+    def test_where_too_many_have_one_size_those_of_one_version_still_meet(self):
+        calls = [a_call(f"{number:03}", 60.0, size_bytes=1, version=f"{number % 50:02}") for number in range(100)]
+        partitions = lay_out(calls, PartitionSpec(max_speech_s=600), 1, "f", {})
+        assert all(len(partition.calls) <= 10 for partition in partitions)
+        for partition in partitions:
+            versions = [call.version for call in partition.calls]
+            assert all(versions.count(version) == 2 for version in versions)
+
+    def test_the_original_is_the_first_by_location(self):
+        calls = [a_call(name, 60.0, size_bytes=1, version=version) for name, version in (("b", "1"), ("a", "2"))]
+        (partition,) = lay_out(calls, PartitionSpec(), 1, "f", {})
+        assert ids(partition) == ["a", "b"]
+
+
+def a_call(call_id: str, speech_s: float, *, size_bytes: int | None = None, version: str = "1") -> Call:
+    """A call with a size of its own, unless one is given."""
+    size_bytes = int.from_bytes(call_id.encode()) if size_bytes is None else size_bytes
+    return Call(
+        call_id=call_id, uri=call_id, source=call_id, size_bytes=size_bytes, version=version, expected_speech_s=speech_s
+    )
+
+
+def ids(partition: Partition) -> Sequence[str]:
+    return [call.call_id for call in partition.calls]

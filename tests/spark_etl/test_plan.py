@@ -153,6 +153,18 @@ class TestRerun:
         assert "monday__0001" in ids(second.calls)
         assert {p.partition_id for p in second.partitions} == {p.partition_id for p in first.partitions}
 
+    def test_a_transcript_stands_when_a_file_it_was_made_from_is_gone(self, spec_for, ledger, recordings):
+        (recordings / "monday" / "0001.wav").rename(recordings / "7_agent.wav")
+        (recordings / "monday" / "0002.wav").rename(recordings / "7_customer.wav")
+        spec = spec_for(input={"name_pattern": r"(?P<call_id>\d+)_(?P<role>\w+)"}, llm={"engine": "none"})
+        first = make_plan(spec, ledger)
+        for partition in first.partitions:
+            commit(ledger, first, partition)
+        (recordings / "7_agent.wav").unlink()
+        assert "7" in make_plan(spec, ledger).done
+        (recordings / "7_customer.wav").write_bytes(WAV + b"more")
+        assert todo(make_plan(spec, ledger)) == {"7"}
+
     def test_a_narrower_selection_does_not_drag_in_the_rest_of_an_old_plan(self, spec_for, ledger):
         persist(make_plan(spec_for(), ledger), ledger)
         second = make_plan(spec_for(input={"include": ["tuesday/*"]}), ledger)

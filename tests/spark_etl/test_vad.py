@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from spark_etl.helper import Decoder
+from spark_etl.recording import Recording
 from spark_etl.vad import CHUNK_S, speech_probabilities
 from tests.spark_etl.audio_samples import SAMPLE_CALLS, Samples, call_8khz, noise, speech
 
@@ -15,7 +16,7 @@ BY_SILERO = [0.002, 0.006, 0.006, 0.005, 0.97, *[1] * 6, 0.999, 1, 1, 0.545, *[1
 
 def call(name: str) -> tuple[int, Samples]:
     with Decoder(max_s=600, timeout_s=60) as decoder:
-        blocks = list(decoder.decode(next(SAMPLE_CALLS.glob(f"{name}.[!j]*")).read_bytes()))
+        blocks = list(decoder.decode(Recording.holding(next(SAMPLE_CALLS.glob(f"{name}.[!j]*")).read_bytes())))
     return blocks[0].sample_rate_hz, np.concatenate([block.pcm for block in blocks], axis=1)
 
 

@@ -208,6 +208,21 @@ def test_an_empty_transcript_fails_without_asking_the_model(lines: tuple[str, ..
     assert len(engine.prompts) == 2
 
 
+def test_calls_of_one_recording_are_asked_about_once_and_answered_each() -> None:
+    engine = FakeLlm(good_answer)
+    copy = replace(transcript("b", "Hello."), duplicate_of="a", metadata={"queue": "vip"})
+    first, second = analyse([transcript("a", "Hello."), copy], engine, SUMMARY_ONLY)
+    assert (second.call_id, second.metadata, second.value_json) == ("b", {"queue": "vip"}, first.value_json)
+    assert first.prompt_tokens > 0
+    assert (second.prompt_tokens, second.completion_tokens) == (0, 0)
+
+
+def test_a_duplicate_whose_original_is_no_longer_there_is_asked_about_itself() -> None:
+    left = [replace(transcript(call_id, "Hello."), duplicate_of="a") for call_id in "bc"]
+    insights = analyse(left, FakeLlm(good_answer), SUMMARY_ONLY)
+    assert [(i.call_id, i.status, i.prompt_tokens > 0) for i in insights] == [("b", "ok", True), ("c", "ok", False)]
+
+
 def test_no_transcripts_make_no_insights() -> None:
     engine = FakeLlm(good_answer)
     assert analyse([], engine, LLM) == []

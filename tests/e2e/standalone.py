@@ -1,0 +1,157 @@
+"""Airflow as `make airflow` starts it, driven over REST, and its processes, which a test may kill."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+
+import psutil
+
+from dags.standalone import ray_folder
+
+ROOT = Path(__file__).resolve().parents[2]
+AIRFLOW = str(Path(sys.executable).with_name("airflow"))
+WAIT_TIMEOUT_S = 240
+
+
+class Airflow:
+    """One started Airflow. `stop` is Ctrl-C."""
+
+    def __init__(self, home: Path, dags: Path, port: int) -> None:
+        self._replaced: list[subprocess.Popen[bytes]] = []
+        self._heads = ray_folder(home)
+        self.url = f"http://127.0.0.1:{port}"
+        # What other tests of this process have set is not this Airflow's.
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW", "KUBERAY"))}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "dags.standalone", home, "--dags", dags, "--port", str(port)],
+            env={**inherited, "KUBERAY_LOCAL_NUM_CPUS": "1"},
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert self.process.stdout is not None
+        self.said = ""
+        for line in self.process.stdout:
+            self.said += line
+            if match := re.search(r"user (\w+), password (\S+)", line):
+                login = {"username": match[1], "password": match[2]}
+                break
+        else:
+            raise AssertionError(f"Airflow did not start: {self.said}{(home / 'standalone.log').read_text()[-3000:]}")
+        self._token = self._ask("POST", "/auth/token", login)["access_token"]
+
+    def stop(self) -> int:
+        for process in self._replaced:
+            process.terminate()
+            process.wait(60)
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(120)
+
+    def trigger(self, dag_id: str, conf: dict[str, Any]) -> "Run":
+        wait_until(lambda: self.dag_is_known(dag_id), f"{dag_id} is parsed")
+        answer = self.api("POST", f"/dags/{dag_id}/dagRuns", {"conf": conf, "logical_date": None})
+        return Run(self, dag_id, answer["dag_run_id"])
+
+    def dag_is_known(self, dag_id: str) -> bool:
+        return dag_id in [dag["dag_id"] for dag in self.api("GET", "/dags")["dags"]]
+
+    def restart(self, component: str) -> None:
+        """End a component of the standalone Airflow and start another in its place."""
+        family = psutil.Process(self.process.pid).children(recursive=True)
+        old = next(process for process in family if process.cmdline()[1:] == [AIRFLOW, component])
+        environment = old.environ()
+        old.terminate()
+        wait_until(lambda: has_ended(old), f"the {component} has ended")
+        self._replaced.append(
+            subprocess.Popen([AIRFLOW, component], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+        )
+
+    def rays(self) -> list[str]:
+        """What runs of the Ray heads that this Airflow has started, and the records it has of them."""
+        return processes_with(self._heads) + [str(record) for record in self._heads.glob("**/*.json")]
+
+    def api(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        return self._ask(method, f"/api/v2{path}", body, {"Authorization": f"Bearer {self._token}"})
+
+    def _ask(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Any:
+        headers = {"Content-Type": "application/json", "Accept": "application/json", **(headers or {})}
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data=data, headers=headers, method=method)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+
+class Run:
+    """One run of a DAG whose only task is `work`."""
+
+    def __init__(self, airflow: Airflow, dag_id: str, run_id: str) -> None:
+        self._airflow = airflow
+        self._dag_id = dag_id
+        self._run = f"/dags/{dag_id}/dagRuns/{run_id}"
+        self._run_id = run_id
+
+    @property
+    def task(self) -> dict[str, Any]:
+        task: dict[str, Any] = self._airflow.api("GET", f"{self._run}/taskInstances/work")
+        return task
+
+    @property
+    def states(self) -> list[str]:
+        """Of the mapped instances of `work`."""
+        return [task["state"] for task in self._airflow.api("GET", f"{self._run}/taskInstances")["task_instances"]]
+
+    def wait(self, state: str) -> None:
+        wait_until(lambda: self.task["state"] == state, f"the task is {state}", lambda: str(self.task))
+
+    def mark_failed(self) -> None:
+        self._airflow.api("PATCH", f"{self._run}/taskInstances/work", {"new_state": "failed"})
+
+    def clear(self) -> None:
+        body = {"dry_run": False, "dag_run_id": self._run_id, "task_ids": ["work"], "only_failed": False}
+        self._airflow.api("POST", f"/dags/{self._dag_id}/clearTaskInstances", {**body, "reset_dag_runs": True})
+
+    def log(self, attempt: int) -> list[str]:
+        """The lines so far; none before the attempt has begun."""
+        try:
+            answer = self._airflow.api("GET", f"{self._run}/taskInstances/work/logs/{attempt}?full_content=true")
+        except HTTPError:
+            return []
+        return [entry["event"] if isinstance(entry, dict) else entry for entry in answer["content"]]
+
+    def get(self, path: str) -> Any:
+        return self._airflow.api("GET", f"{self._run}/taskInstances/work/{path}")
+
+
+def processes_with(path: Path) -> list[str]:
+    """Commands that name this path."""
+    commands = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):  # gone meanwhile
+            commands.append(" ".join(process.cmdline()))
+    return [command for command in commands if str(path) in command]
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Whether it runs no more, though its parent may not have taken notice."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def wait_until(holds: Callable[[], bool], what: str, told: Callable[[], str] = str) -> None:
+    ends = time.monotonic() + WAIT_TIMEOUT_S
+    while not holds():
+        assert time.monotonic() < ends, f"not within {WAIT_TIMEOUT_S} s: {what} {told()}"
+        time.sleep(0.5)
