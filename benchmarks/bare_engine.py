@@ -15,7 +15,7 @@ from ray_jobs.ledger import Ledger
 from ray_jobs.records import CallAudio
 from ray_jobs.spec import load_spec
 from ray_jobs.stages.packing import pack
-from spark_etl.job import read_call
+from spark_etl.job import open_part
 from spark_etl.plan import make_plan
 from spark_etl.prepare import prepare_partition
 
@@ -27,7 +27,7 @@ def main() -> None:
     partitions = []
     audio_s = 0.0
     for partition in plan.partitions:
-        rows = prepare_partition(partition.calls, spec.etl, read_call)
+        rows = prepare_partition(partition.calls, spec.etl, open_part)
         heard = [row for row in rows if isinstance(row, CallAudio)]
         audio_s += sum(row.duration_s for row in heard)
         partitions.append([packed.window for row in heard for packed in pack(row, "en")])
