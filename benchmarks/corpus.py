@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from benchmarks.wer import SAMPLES, Turn
 from spark_etl.helper import Decoder
+from spark_etl.recording import Recording
 
 RATE_HZ = 8000
 MEDIAN_CALL_S, CALL_SIGMA = 360.0, 0.6
@@ -188,7 +189,7 @@ def _clips(speech_folder: Path | None) -> Iterator[Clip]:
 def _sample_turns(decoder: Decoder) -> Iterator[Clip]:
     for path in sorted(SAMPLES.glob("0*.json")):
         document = json.loads(path.read_text())
-        if document["channels"] == 2:
+        if len(document["channels"]) == 2:
             pcm = at_8khz(SAMPLES / document["file"], decoder)
             for turn in document["turns"]:
                 start, end = (round(turn[key] * RATE_HZ) for key in ("start_s", "end_s"))
@@ -206,7 +207,8 @@ def _sentences(folder: Path, decoder: Decoder) -> Iterator[Clip]:
 
 def at_8khz(path: Path, decoder: Decoder) -> Samples:
     """A recording as int16, shape (num_channels, num_samples), at RATE_HZ."""
-    blocks = list(decoder.decode(path.read_bytes()))
+    with Recording(path.open("rb")) as recording:
+        blocks = list(decoder.decode(recording))
     pcm = np.concatenate([block.pcm for block in blocks], axis=1)
     if blocks[0].sample_rate_hz == RATE_HZ:
         return pcm
