@@ -12,11 +12,14 @@ from benchmarks import corpus, figures, harness, planner, scale
 from kuberay.errors import InvalidSpecError
 
 SUITES = {
+    "airflow": "benchmarks.airflow",
     "etl": "benchmarks.etl",
-    "handoff": "benchmarks.handoff",
     "asr": "benchmarks.asr",
+    "listing": "benchmarks.listing",
     "llm": "benchmarks.llm",
     "pipeline": "benchmarks.pipeline",
+    "planning": "benchmarks.planning",
+    "redaction": "benchmarks.redaction",
     "scale": "benchmarks.scale",
 }
 
