@@ -105,7 +105,8 @@ def together(parts: Sequence[Measured]) -> Measured:
     """The measurements of jobs that ran one after the other, as if one had done it all."""
     peaks = [part.peak_memory_bytes for part in parts if part.peak_memory_bytes is not None]
     return Measured(
-        events=[event for part in parts for event in part.events],
+        # What ETL did travels with its partition: the job that transcribes it tells it once more.
+        events=list(dict.fromkeys(event for part in parts for event in part.events)),
         warnings=[warning for part in parts for warning in part.warnings],
         startups=[startup for part in parts for startup in part.startups],
         peak_memory_bytes=max(peaks, default=None),
