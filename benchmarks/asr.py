@@ -19,7 +19,6 @@ import multiprocessing
 import os
 import re
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -98,9 +97,12 @@ def _channels(reference: Reference, audio: CallAudio) -> Iterator[Channel]:
 
 
 def _waves(windows: Sequence[Window]) -> list[Wave]:
-    from ray_jobs.engines.faster_whisper import resample
+    import torch
 
-    return resample([window.pcm for window in windows], [window.sample_rate_hz for window in windows])
+    from ray_jobs.engines.waves import num_samples, to_waves
+
+    waves = to_waves(windows, torch.device("cpu")).numpy()
+    return [wave[: num_samples(window)].copy() for wave, window in zip(waves, windows, strict=True)]
 
 
 # ----------------------------------------------------------------------------------------------------------- engines
@@ -187,45 +189,6 @@ def load_vllm(num_threads: int, folder: Path) -> Reader:
 
 
 _PROMPT = ("<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>")
-
-
-def save_hugging_face(folder: Path) -> None:
-    """Write our converted weights as a transformers folder, for the peers that read nothing else."""
-    import shutil
-
-    import torch
-    from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
-
-    from ray_jobs.engines.whisper_weights import load_checkpoint
-
-    source = weights.resolve(MODEL, "whisper_torch")
-    checkpoint = load_checkpoint(source)
-    shape = checkpoint.config
-    config = WhisperConfig(
-        vocab_size=shape.vocab_size,
-        num_mel_bins=shape.num_mels,
-        d_model=shape.width,
-        encoder_layers=shape.encoder_layers,
-        decoder_layers=shape.decoder_layers,
-        encoder_attention_heads=shape.num_heads,
-        decoder_attention_heads=shape.num_heads,
-        encoder_ffn_dim=4 * shape.width,
-        decoder_ffn_dim=4 * shape.width,
-    )
-    model = WhisperForConditionalGeneration(config)
-    model.load_state_dict({f"model.{name}": tensor for name, tensor in checkpoint.tensors.items()}, strict=False)
-    model.generation_config = GenerationConfig(
-        suppress_tokens=list(checkpoint.suppressed),
-        begin_suppress_tokens=list(checkpoint.suppressed_first),
-        decoder_start_token_id=50258,
-        eos_token_id=50257,
-        pad_token_id=50257,
-        bos_token_id=50257,
-    )
-    model.to(torch.bfloat16).save_pretrained(folder)
-    WhisperFeatureExtractor().save_pretrained(folder)
-    shutil.copy(source / "tokenizer.json", folder)
-    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "WhisperTokenizer"}')
 
 
 # ------------------------------------------------------------------------------------------------------- measurement
@@ -328,17 +291,14 @@ def main() -> None:
         settings = {"peer_isa": isa or "default", "peer_batch_size": batch_size}
         _set_isa(isa)
     readers["ours"], engine = load_ours(options.threads)
-    with tempfile.TemporaryDirectory() as converted:
-        if set(options.peers) & {"transformers", "vllm"}:
-            save_hugging_face(Path(converted))
-        for peer in options.peers:
-            if peer == "faster_whisper":
-                readers[peer] = load_faster_whisper(options.threads, batch_size)
-            else:
-                load = load_transformers if peer == "transformers" else load_vllm
-                readers[peer] = load(options.threads, Path(converted))
-        timings = alternate(readers, calls, options.rounds)
-        rates = {name: word_error_rate(read, [*calls, *sentences]) for name, read in readers.items()}
+    for peer in options.peers:
+        if peer == "faster_whisper":
+            readers[peer] = load_faster_whisper(options.threads, batch_size)
+        else:
+            load = load_transformers if peer == "transformers" else load_vllm
+            readers[peer] = load(options.threads, weights.resolve(MODEL, "whisper_vllm"))  # a Hugging Face folder
+    timings = alternate(readers, calls, options.rounds)
+    rates = {name: word_error_rate(read, [*calls, *sentences]) for name, read in readers.items()}
 
     engines = {}
     for name, timing in timings.items():

@@ -30,7 +30,7 @@ from benchmarks.spoken_pii import Passage, Secret, Split
 from ray_jobs.engines import weights
 from ray_jobs.engines.conversation import Line
 from ray_jobs.engines.pii import PiiSpan, Redactor
-from ray_jobs.records import Call, Transcript, table_to_transcripts, transcripts_to_table
+from ray_jobs.records import SCHEMA_VERSION, Call, Transcript, table_to_transcripts, transcripts_to_table
 from ray_jobs.spec import RedactSpec, RunSpec
 
 SAMPLES = Path(__file__).parents[1] / "tests" / "data" / "sample_calls"
@@ -152,6 +152,16 @@ def measure(calls: Sequence[LabelledCall], redactor: Redactor) -> Tally:
 # ---------------------------------------------------------------------------------------------------------- ASR text
 
 
+def _spec() -> RunSpec:
+    return RunSpec.model_validate({"input": {"uri": str(SAMPLES)}})
+
+
+def _cache() -> Path:
+    """Where transcripts of this model and of this version of their schema are kept."""
+    name = f"samples-{_spec().fingerprints()['asr']}-v{SCHEMA_VERSION}.parquet"
+    return weights.cache_folder().parent / "benchmarks" / name
+
+
 def _write_transcripts(cache: Path) -> None:
     import pyarrow.parquet as pq
 
@@ -160,7 +170,7 @@ def _write_transcripts(cache: Path) -> None:
     from spark_etl.job import open_part
     from spark_etl.prepare import prepare_partition
 
-    spec = RunSpec.model_validate({"input": {"uri": str(SAMPLES)}})
+    spec = _spec()
     calls = [
         Call(
             call_id=document["call_id"],
@@ -278,9 +288,7 @@ def _ratio(part: int, whole: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
-    parser.add_argument(
-        "--asr-cache", type=Path, default=weights.cache_folder().parent / "benchmarks" / "samples.parquet"
-    )
+    parser.add_argument("--asr-cache", type=Path, default=_cache())
     parser.add_argument("--split", choices=("dev", "heldout"), default="heldout")
     parser.add_argument("--seed", type=int, default=HELDOUT_SEED)
     args = parser.parse_args()

@@ -34,7 +34,7 @@ from spark_etl.prepare import prepare_partition
 SAMPLES = Path(__file__).parents[1] / "tests" / "data" / "sample_calls"
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
 
-_normalise = EnglishTextNormalizer()
+normalise = EnglishTextNormalizer()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +78,8 @@ class Score:
 
     def count(self, turns: Sequence[Turn], words: Sequence[Word]) -> None:
         """Add one channel."""
-        said: str = _normalise(" ".join(turn.text for turn in turns))
-        heard: str = _normalise(" ".join(word.text for word in words))
+        said: str = normalise(" ".join(turn.text for turn in turns))
+        heard: str = normalise(" ".join(word.text for word in words))
         self.plain.count(said, heard)
         self.digits.count(_split_digits(said), _split_digits(heard))
         for turn, inside in zip(turns, _by_turn(turns, words), strict=True):

@@ -1,8 +1,9 @@
 """The same face on one machine: a Ray head as a detached process, jobs over its plain HTTP API, no Kubernetes.
 
 This process needs no Ray: `ray_python` names the interpreter that has it. Each head has its own ports, token and
-folder, leads a process group of its own, and is ended by that group, never by `ray stop`, which ends every Ray on the
-machine. coreutils' `timeout` bounds its life, so that it is gone after its expiry even if nobody collects it.
+folder, leads a process group of its own, and is ended with all that it has started, never by `ray stop`, which ends
+every Ray on the machine. coreutils' `timeout` bounds its life, so that it is gone after its expiry even if nobody
+collects it.
 """
 
 import asyncio
@@ -35,9 +36,11 @@ from kuberay.rayjob import JobSpec
 
 START_TIMEOUT_S = 180
 STOP_TIMEOUT_S = 10
+STOP_JOB_TIMEOUT_S = 60
 POLL_S = 1.0
+HEAD_MARK = "KUBERAY_HEAD"  # in the environment of all that a head starts
 EXEC_POLLS = 10  # a process that is just becoming another program has no command line for a moment
-TRY_AGAIN = "please try again later"  # a busy machine's head takes jobs some time after it first answers
+ALREADY_EXISTS = "already exists"  # Ray's answer to a submission id it knows has status 500, as many others
 DRIVER_STATES: dict[str, Literal["waiting", "running", "succeeded", "failed"]] = {
     "PENDING": "waiting",
     "RUNNING": "running",
@@ -272,7 +275,7 @@ class LocalBackend:
         ]
         head = _Head(name=name, folder=str(folder), port=dashboard, token=token, metadata=metadata)
         _write(folder / "head.json", asdict(head))
-        _detach(command, head.log, _environment(self._settings.ray_python, token))
+        _detach(command, head.log, _environment(self._settings.ray_python, head))
 
     def _last_words(self, name: str) -> str:
         log = self._folder(name) / "head.log"
@@ -292,11 +295,18 @@ class LocalBackend:
             "entrypoint_num_gpus": spec.entrypoint_num_gpus,
             "entrypoint_resources": spec.entrypoint_resources,
         }
-        try:
-            await self._ask(head, "POST", "/api/jobs/", json=body)
-        except ApiError as error:
-            if "already exists" not in str(error):
+        ends = time.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                await self._ask(head, "POST", "/api/jobs/", json=body)
+                return
+            except ApiError as error:
+                if ALREADY_EXISTS in str(error):
+                    return
                 raise
+            except UnreachableError:  # a new head takes jobs some time after it first answers
+                if time.monotonic() > ends or not _alive(head):
+                    raise
 
     async def _ready_head(self, cluster: str) -> _Head:
         try:
@@ -334,20 +344,24 @@ class LocalBackend:
         return replace(known, state=state, message=message)
 
     async def _stop(self, job: _Job) -> None:
-        """Stop the driver and return once it has ended; Ray kills it three seconds after asking."""
+        """Stop the driver and return once it has ended; Ray kills it three seconds after asking.
+
+        One that still waits for resources is left waiting: Ray stops it as soon as it starts, if it ever does.
+        """
         head = self._head(job.cluster)
         if head is None or not _alive(head):
             return
+        state = "waiting"
         try:
             await self._ask(head, "POST", f"/api/jobs/{job.name}/stop")
-            async with asyncio.timeout(60):
-                while DRIVER_STATES[(await self._ask(head, "GET", f"/api/jobs/{job.name}"))["status"]] in (
-                    "waiting",
-                    "running",
-                ):
+            async with asyncio.timeout(STOP_JOB_TIMEOUT_S):
+                while state in ("waiting", "running"):
+                    state = DRIVER_STATES[(await self._ask(head, "GET", f"/api/jobs/{job.name}"))["status"]]
                     await asyncio.sleep(0.5)
         except TimeoutError:
-            raise ApiError(f"job {job.name} is still running a minute after it was told to stop") from None
+            if state == "running":
+                late = f"{STOP_JOB_TIMEOUT_S} s after it was told to stop"
+                raise ApiError(f"job {job.name} is still running {late}") from None
         except KubeRayError:
             return  # the head went away meanwhile, and the job with it
 
@@ -370,8 +384,8 @@ class LocalBackend:
                 ) as answer:
                     if answer.status < 400:
                         return await answer.json()
-                    problem = f"{answer.status} {first_line(await answer.text())}"
-                    if answer.status not in (502, 503, 504) and TRY_AGAIN not in problem:
+                    problem = f"{answer.status} {_last_line(await answer.text())}"
+                    if answer.status < 500 or ALREADY_EXISTS in problem:  # else the head is busy
                         raise ApiError(f"{method} {path} on the Ray head: {problem}")
             except (aiohttp.ClientError, TimeoutError) as error:
                 problem = str(error) or type(error).__name__
@@ -436,11 +450,16 @@ def _check_ray(ray_python: str) -> None:
     raise InvalidSpecError([f"KUBERAY_RAY_PYTHON={ray_python}: {reason}; name the Python that has Ray"])
 
 
-def _environment(ray_python: str, token: str) -> dict[str, str]:
-    """Ours without Airflow's secrets, with `python` meaning the interpreter that has Ray."""
+def _environment(ray_python: str, head: _Head) -> dict[str, str]:
+    """Ours without Airflow's secrets, with `python` meaning the interpreter that has Ray, and the head's mark."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW", "_AIRFLOW", "RAY_"))}
     path = os.pathsep.join([str(Path(ray_python).parent), kept.get("PATH", os.defpath)])
-    return {**kept, "PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    return {**kept, "PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": head.token, HEAD_MARK: head.folder}
+
+
+def _last_line(text: str) -> str:
+    """What happened: Ray answers with a traceback."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no reason is given")
 
 
 def _free_ports(count: int) -> list[int]:
@@ -466,39 +485,49 @@ def _alive(head: _Head) -> bool:
 
 
 def _end(head: _Head) -> None:
-    """TERM to the group, then KILL to what is left of it, unless its number has passed to somebody else's process."""
-    group = head.group
-    leader = _command(group)
-    if not group or (leader and head.folder not in leader):
+    """TERM to all of the head's processes, then KILL to what is left and to what that has started meanwhile."""
+    _signal(head, signal.SIGTERM)
+    if _ended(head, STOP_TIMEOUT_S):
         return
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(group, sign)
-        except ProcessLookupError:
+    for _ in range(STOP_TIMEOUT_S):
+        _signal(head, signal.SIGKILL)
+        if _ended(head, 1):
             return
-        if _wait_for_end(group):
-            return
-    raise ApiError(f"processes of the local Ray head {head.name} (group {group}) outlive SIGKILL")
+    raise ApiError(f"processes of the local Ray head {head.name} outlive SIGKILL: {_processes(head)}")
 
 
-def _wait_for_end(group: int) -> bool:
-    for _ in range(STOP_TIMEOUT_S * 10):
-        if not _has_members(group):
-            return True
-        time.sleep(0.1)
-    return False
+def _signal(head: _Head, sign: signal.Signals) -> None:
+    for pid in _processes(head):
+        with suppress(ProcessLookupError):
+            os.kill(pid, sign)
 
 
-def _has_members(group: int) -> bool:
-    """Whether a process of the group runs; zombies, which only wait to be reaped, do not count."""
-    for path in Path("/proc").glob("[0-9]*/stat"):
+def _ended(head: _Head, timeout_s: float) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while running := _processes(head):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
+    return not running
+
+
+def _processes(head: _Head) -> list[int]:
+    """Process ids of the head's group, and of whatever carries its mark: a job's driver has a session of its own, and
+    what Ray renames loses its environment. Zombies, which only wait to be reaped, do not count.
+    """
+    leader = _command(head.group)
+    group = head.group if not leader or head.folder in leader else 0  # 0: the number is somebody else's by now
+    mark = f"{HEAD_MARK}={head.folder}\0".encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
         try:
-            state, _, process_group = path.read_text(errors="replace").rpartition(")")[2].split()[:3]
-        except OSError:
+            state, _, process_group = (path / "stat").read_text(errors="replace").rpartition(")")[2].split()[:3]
+            ours = state not in "ZX" and (int(process_group) == group or mark in (path / "environ").read_bytes())
+        except OSError:  # gone meanwhile, or another user's
             continue
-        if int(process_group) == group and state not in "ZX":
-            return True
-    return False
+        if ours:
+            found.append(int(path.name))
+    return found
 
 
 def _command(pid: int) -> str:

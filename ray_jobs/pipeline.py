@@ -20,6 +20,9 @@ from spark_etl.plan import Plan
 MAX_ACTOR_RESTARTS = 20
 """An actor that dies is started again this often; the board bounds what one partition may cost."""
 
+PARTITIONS_PER_ACTOR = 2
+"""The next partition waits at its actor, not in a queue; it is given out when every actor has one."""
+
 MAX_LOAD_DEATHS = 2
 """Actors that may die one after the other while loading before the run is given up."""
 
@@ -117,7 +120,7 @@ def _stage(stream: Dataset, stage: type, actors: ActorSpec, *arguments: Any, con
     pool = ActorPoolStrategy(
         min_size=actors.min_actors,
         max_size=actors.max_actors,
-        max_tasks_in_flight_per_actor=2,  # the next partition waits at the actor, not in a queue
+        max_tasks_in_flight_per_actor=PARTITIONS_PER_ACTOR,
         max_concurrent_calls_per_actor=concurrent_calls,
         enable_true_multi_threading=concurrent_calls > 1,
     )

@@ -178,7 +178,11 @@ class Word:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Utterance:
-    """What one party said without a long pause. `role` is the channel's role (agent, customer, mixed, ...)."""
+    """What one party said without a long pause. `role` is the channel's role (agent, customer, mixed, ...).
+
+    `repetition_cut` warns that the model fell into a loop here: a phrase it said over and over stands once, and words
+    spoken meanwhile may be missing.
+    """
 
     channel: int
     role: str
@@ -189,6 +193,7 @@ class Utterance:
     avg_logprob: float
     no_speech_prob: float
     words: tuple[Word, ...]
+    repetition_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,6 +319,7 @@ _UTTERANCE = pa.struct(
         ("avg_logprob", pa.float32()),
         ("no_speech_prob", pa.float32()),
         ("words", pa.list_(_WORD)),
+        ("repetition_cut", pa.bool_()),
     ]
 )
 _REDACTION = pa.struct(

@@ -32,7 +32,7 @@ AUDIO_GLOBS = tuple(
 DATE_CODES = {"Y": r"\d{4}", "m": r"\d{2}", "d": r"\d{2}", "H": r"\d{2}", "M": r"\d{2}", "S": r"\d{2}"}
 """What a date's pattern may hold, as in strptime, and the regular expression of each."""
 
-STAGE_VERSIONS = {"etl": 1, "asr": 1, "redact": 2, "analyse": 1}
+STAGE_VERSIONS = {"etl": 1, "asr": 2, "redact": 2, "analyse": 1}
 """Raised by hand when a stage's code changes what it puts out for the same settings."""
 
 STAGES = tuple(STAGE_VERSIONS)
@@ -266,15 +266,22 @@ class AsrSpec(Section):
     language: str | None = Field(default="en", description="ISO 639-1 code; null detects it per channel")
     beam_size: Count = 1
     compute_type: str = Field(default="auto", description="auto: what the engine does best on its device")
-    batch_size: Count = _tuning(16, "windows decoded together")
+    timestamps: bool = Field(
+        default=False, description="whisper_torch: decode with timestamp tokens, which cut the text into segments"
+    )
+    batch_size: Count | None = _tuning(
+        None, "windows decoded together; null: 16, and for whisper_torch on a GPU as many as its memory holds"
+    )
     actors: ActorSpec = _tuning(ActorSpec(), "the pool of engines")
 
     @model_validator(mode="after")
     def _engine_can(self) -> "AsrSpec":
-        if self.engine not in ("whisper_vllm", "ctc_torch"):
+        if self.timestamps and self.engine != "whisper_torch":
+            raise ValueError(f"timestamps: {self.engine} has no such choice; set false, or engine whisper_torch")
+        if self.engine == "faster_whisper":
             return self
-        if self.beam_size != 1:
-            raise ValueError(f"beam_size {self.beam_size}: {self.engine} decodes greedily; set 1, or faster_whisper")
+        if self.beam_size != 1 and self.engine != "whisper_torch":
+            raise ValueError(f"beam_size {self.beam_size}: {self.engine} decodes greedily; set 1, or whisper_torch")
         if self.compute_type not in TORCH_TYPES:
             raise ValueError(f"compute_type {self.compute_type}: {self.engine} takes {', '.join(TORCH_TYPES)}")
         return self
@@ -532,7 +539,7 @@ class RunSpec(Section):
     redact: RedactSpec = RedactSpec()
     llm: LlmSpec = LlmSpec()
     partitions_ahead: Count | None = Field(
-        default=None, description="most uncommitted partitions; null: two per ASR actor and one wave of Spark"
+        default=None, description="most uncommitted partitions; null: two per ASR actor and two waves of Spark"
     )
 
     @property
@@ -551,8 +558,12 @@ class RunSpec(Section):
         return tuple(stage for stage in STAGES if stage != "analyse" or self.analyses)
 
     def max_ahead(self, wave_size: int) -> int:
-        """Most partitions between a source that prepares `wave_size` at once and the ledger."""
-        return self.partitions_ahead or 2 * self.asr.actors.max_actors + wave_size
+        """Most partitions between a source that prepares `wave_size` at once and the ledger.
+
+        By default two per ASR actor and two waves: with one wave, Spark waits for nearly all of it to be transcribed
+        before it begins the next, and the engines stand still meanwhile (benchmarks/simulation.py: a fifth of them).
+        """
+        return self.partitions_ahead or 2 * (self.asr.actors.max_actors + wave_size)
 
     @property
     def max_uncommitted(self) -> int:

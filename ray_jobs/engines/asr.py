@@ -79,7 +79,7 @@ class AsrEngine(Protocol):
 
         num_windows, num_tokens   read and written
         num_loops_cut             windows in which a repeated phrase was cut
-        audio_s, window_s         of the windows, without and with padding: 1 - audio_s / window_s is padding
+        audio_s, window_s         of the windows, without and with padding: 1 - audio_s / window_s is the padding share
         load_s, up_s              seconds to load and warm up, and since then
         busy_s                    of up_s, with at least one call at work: 1 - busy_s / up_s is idle
 

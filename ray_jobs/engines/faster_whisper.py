@@ -11,18 +11,18 @@ import ctranslate2
 import numpy as np
 import numpy.typing as npt
 import torch
-import torchaudio
 from faster_whisper import WhisperModel
 from faster_whisper.tokenizer import Tokenizer
 
 from ray_jobs.engines import text, weights
-from ray_jobs.engines.asr import MAX_WINDOW_S, Segment, Window, WindowText, WindowWord
+from ray_jobs.engines.asr import DEFAULT_BATCH, Segment, Window, WindowText, WindowWord
+from ray_jobs.engines.meter import Meter
+from ray_jobs.engines.waves import MAX_SAMPLES, RATE_HZ, num_samples, to_waves
 from ray_jobs.engines.word_times import timed_words
 from ray_jobs.errors import ModelError
 from ray_jobs.spec import AsrSpec
 
-_RATE_HZ = 16_000
-_WINDOW_SAMPLES = int(MAX_WINDOW_S * _RATE_HZ)
+_CPU = torch.device("cpu")
 _FRAMES_PER_S = 100
 _MAX_TOKENS = 224  # half of Whisper's text context, as in the reference decoder: a loop ends here at the latest
 
@@ -33,6 +33,7 @@ class _Decoded:
 
     tokens: list[int]
     language: str
+    language_prob: float
     avg_logprob: float
     no_speech_prob: float
 
@@ -56,52 +57,55 @@ class FasterWhisper:
         self._tokenizers: dict[str, Any] = {}
         if spec.language is not None:
             self._check_language(spec.language)
-        self._stats = dict.fromkeys(("num_windows", "num_tokens", "num_loops_cut", "audio_s", "busy_s"), 0.0)
-        self.transcribe([Window(pcm=np.zeros(_RATE_HZ, np.int16), sample_rate_hz=_RATE_HZ, language="en")])
-        self._stats = {**dict.fromkeys(self._stats, 0.0), "load_s": time.monotonic() - began}
+        self._batch_size = spec.batch_size or DEFAULT_BATCH
+        self._meter = Meter(0.0)
+        self.transcribe([Window(pcm=np.zeros(RATE_HZ, np.int16), sample_rate_hz=RATE_HZ, language="en")])
+        self._meter = Meter(time.monotonic() - began)
 
     def transcribe(self, windows: Sequence[Window]) -> list[WindowText]:
         """One result per window, in order, or an exception for the whole batch."""
-        began = time.monotonic()
         # Windows of like length have texts of like length: a batch decodes for as long as its longest.
         order = sorted(range(len(windows)), key=lambda i: len(windows[i].pcm) / windows[i].sample_rate_hz)
         texts: dict[int, WindowText] = {}
-        for first in range(0, len(order), self._spec.batch_size):
-            batch = order[first : first + self._spec.batch_size]
-            texts.update(zip(batch, self._transcribe_batch([windows[i] for i in batch]), strict=True))
-        self._stats["num_windows"] += len(windows)
-        self._stats["audio_s"] += sum(len(window.pcm) / window.sample_rate_hz for window in windows)
-        self._stats["busy_s"] += time.monotonic() - began
+        with self._meter.at_work():
+            for first in range(0, len(order), self._batch_size):
+                batch = order[first : first + self._batch_size]
+                texts.update(zip(batch, self._transcribe_batch([windows[i] for i in batch]), strict=True))
+        self._meter.add_windows(windows)
         return [texts[i] for i in range(len(windows))]
 
     def stats(self) -> dict[str, float]:
-        """num_windows, num_tokens, num_loops_cut, audio_s, busy_s, and load_s."""
-        return dict(self._stats)
+        """As in the protocol."""
+        return self._meter.read()
 
     def _transcribe_batch(self, windows: Sequence[Window]) -> list[WindowText]:
-        waves = resample([window.pcm for window in windows], [window.sample_rate_hz for window in windows])
-        encoded = self._model.encode(self._features(waves))
+        encoded = self._model.encode(self._features(to_waves(windows, _CPU).numpy()))
         decoded = self._decode(encoded, self._languages(encoded, windows))
-        num_frames = [max(2, len(wave) * _FRAMES_PER_S // _RATE_HZ) for wave in waves]  # one encoder position at least
+        # One encoder position at least.
+        num_frames = [max(2, num_samples(window) * _FRAMES_PER_S // RATE_HZ) for window in windows]
         return list(self._read(encoded, decoded, num_frames))
 
-    def _features(self, waves: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    def _features(self, waves: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Log-mel spectra, float32, shape (num_windows, num_mels, 3000)."""
         extract = self._model.feature_extractor
-        return np.stack([extract(np.pad(wave, (0, _WINDOW_SAMPLES - len(wave))))[:, :-1] for wave in waves])
+        return np.stack([extract(np.pad(wave, (0, MAX_SAMPLES - len(wave))))[:, :-1] for wave in waves])
 
-    def _languages(self, encoded: Any, windows: Sequence[Window]) -> list[str]:
+    def _languages(self, encoded: Any, windows: Sequence[Window]) -> list[tuple[str, float]]:
+        """Each window's language and its probability."""
         if not self._model.model.is_multilingual:
-            return ["en"] * len(windows)
-        given = [window.language for window in windows]
-        if None not in given:
-            return [language for language in given if language]
-        detected = self._model.model.detect_language(encoded)
+            return [("en", 1.0)] * len(windows)
+        given = [(window.language, 1.0) for window in windows if window.language is not None]
+        if len(given) == len(windows):
+            return given
         # CTranslate2 lists <|en|>-like tokens, the most probable first.
-        return [language or ranking[0][0][2:-2] for language, ranking in zip(given, detected, strict=True)]
+        best = [ranking[0] for ranking in self._model.model.detect_language(encoded)]
+        return [
+            (token[2:-2], prob) if window.language is None else (window.language, 1.0)
+            for window, (token, prob) in zip(windows, best, strict=True)
+        ]
 
-    def _decode(self, encoded: Any, languages: Sequence[str]) -> list[_Decoded]:
-        tokenizers = [self._tokenizer(language) for language in languages]
+    def _decode(self, encoded: Any, languages: Sequence[tuple[str, float]]) -> list[_Decoded]:
+        tokenizers = [self._tokenizer(language) for language, _ in languages]
         prompts = [[*tokenizer.sot_sequence, tokenizer.no_timestamps] for tokenizer in tokenizers]
         results = self._model.model.generate(
             encoded,
@@ -117,10 +121,11 @@ class FasterWhisper:
             _Decoded(
                 tokens=[token for token in result.sequences_ids[0] if token < tokenizers[0].eot],
                 language=language,
+                language_prob=prob,
                 avg_logprob=result.scores[0] * len(result.sequences_ids[0]) / (len(result.sequences_ids[0]) + 1),
                 no_speech_prob=result.no_speech_prob,
             )
-            for result, language in zip(results, languages, strict=True)
+            for result, (language, prob) in zip(results, languages, strict=True)
         ]
 
     def _read(self, encoded: Any, decoded: Sequence[_Decoded], num_frames: Sequence[int]) -> Iterator[WindowText]:
@@ -129,17 +134,19 @@ class FasterWhisper:
         start = self._tokenizer(decoded[0].language).sot_sequence
         alignments = self._model.model.align(encoded, start, [d.tokens for d in decoded], list(num_frames))
         for window, alignment, frames in zip(decoded, alignments, num_frames, strict=True):
-            self._stats["num_tokens"] += len(window.tokens)
-            if text.is_invented(window.avg_logprob, window.no_speech_prob):
-                words: list[WindowWord] = []
-            else:
+            segments: tuple[Segment, ...] = ()
+            if not text.is_invented(window.avg_logprob, window.no_speech_prob):
                 words = self._words(window, alignment, frames / _FRAMES_PER_S)
-            yield WindowText(language=window.language, segments=_segments(window, words))
+                kept = text.without_loops([word.text for word in words])
+                segments = _segments(window, [words[i] for i in kept], repetition_cut=len(kept) < len(words))
+                self._meter.add(num_loops_cut=len(kept) < len(words))
+            self._meter.add(num_tokens=len(window.tokens))
+            yield WindowText(language=window.language, language_prob=window.language_prob, segments=segments)
 
     def _words(self, window: _Decoded, alignment: Any, window_s: float) -> list[WindowWord]:
         tokenizer = self._tokenizer(window.language)
         pieces, tokens = tokenizer.split_tokens_on_unicode([*window.tokens, tokenizer.eot])
-        words = timed_words(
+        return timed_words(
             pieces[:-1],
             [len(group) for group in tokens[:-1]],
             np.array(alignment.alignments, dtype=np.int64).reshape(-1, 2),
@@ -147,9 +154,6 @@ class FasterWhisper:
             window_s,
             spaced=window.language not in text.UNSPACED_LANGUAGES,
         )
-        kept = text.without_loops([word.text for word in words])
-        self._stats["num_loops_cut"] += len(kept) < len(words)
-        return [words[i] for i in kept]
 
     def _tokenizer(self, language: str) -> Any:
         if language not in self._tokenizers:
@@ -165,21 +169,7 @@ class FasterWhisper:
             raise ModelError(f"asr.language {language}: model {self.model_name} knows {', '.join(known)}")
 
 
-def resample(pcm: Sequence[npt.NDArray[np.int16]], sample_rates_hz: Sequence[int]) -> list[npt.NDArray[np.float32]]:
-    """Waves at 16 kHz in [-1, 1], float32, shapes (num_samples,), each at most 30 s; windows of one rate in one go."""
-    waves: dict[int, npt.NDArray[np.float32]] = {}
-    for rate_hz in set(sample_rates_hz):
-        rows = [i for i, other in enumerate(sample_rates_hz) if other == rate_hz]
-        padded = torch.zeros(len(rows), max(len(pcm[i]) for i in rows))
-        for row, i in enumerate(rows):
-            padded[row, : len(pcm[i])] = torch.from_numpy(pcm[i].astype(np.float32) / 32768.0)
-        resampled = torchaudio.functional.resample(padded, rate_hz, _RATE_HZ).numpy()
-        for row, i in enumerate(rows):
-            waves[i] = resampled[row, : min(_WINDOW_SAMPLES, round(len(pcm[i]) * _RATE_HZ / rate_hz))]
-    return [waves[i] for i in range(len(pcm))]
-
-
-def _segments(window: _Decoded, words: Sequence[WindowWord]) -> tuple[Segment, ...]:
+def _segments(window: _Decoded, words: Sequence[WindowWord], *, repetition_cut: bool) -> tuple[Segment, ...]:
     if not words:
         return ()
     return (
@@ -190,6 +180,7 @@ def _segments(window: _Decoded, words: Sequence[WindowWord]) -> tuple[Segment, .
             avg_logprob=window.avg_logprob,
             no_speech_prob=window.no_speech_prob,
             words=tuple(words),
+            repetition_cut=repetition_cut,
         ),
     )
 

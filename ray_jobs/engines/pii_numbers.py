@@ -302,14 +302,14 @@ def _repeated(candidate: _Candidate, known: dict[str, Match]) -> Match | None:
             return match
     if len(candidate.digits) < MIN_REPEATED_DIGITS:
         return None
-    return next((match for secret, match in known.items() if secret.isdigit() and candidate.digits in secret), None)
+    return next((match for secret, match in known.items() if secret.isdecimal() and candidate.digits in secret), None)
 
 
 def _dates_of(match: Match) -> frozenset[str]:
     """What a known date of birth or expiry may be when it is said in another way."""
     if match.entity not in ("DOB", "EXPIRY"):
         return frozenset()
-    return dates_of_digits(match.secret) if match.secret.isdigit() else readings(match.secret)
+    return dates_of_digits(match.secret) if match.secret.isdecimal() else readings(match.secret)
 
 
 def _match(turns: Sequence[Turn], candidate: _Candidate, entity: str, score: float, secret: str = "") -> Match:

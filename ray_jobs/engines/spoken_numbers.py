@@ -169,7 +169,7 @@ def _digit_string(text: str, members: Sequence[Number]) -> DigitString:
     for before, number in pairwise(members):
         is_correction = _CORRECTION.search(text, before.end, number.start) is not None
         corrected = number.digits if is_correction else corrected and corrected + number.digits
-        separate_figures = min(len(before.digits), len(number.digits)) > 1 and text[number.start].isdigit()
+        separate_figures = min(len(before.digits), len(number.digits)) > 1 and text[number.start].isdecimal()
         if separate_figures or text[before.end : number.start].strip():
             groups.append(number.digits)
         else:
@@ -187,7 +187,7 @@ def _is_no_digit(text: str, found: Sequence[Number], position: int) -> bool:
     elif word not in _INTERJECTIONS:
         return False
     before = position > 0 and _WITHIN_RUN.match(text[found[position - 1].end : number.start])
-    if word == "one" and text[number.end :].lstrip()[:1].isdigit():
+    if word == "one" and text[number.end :].lstrip()[:1].isdecimal():
         return True
     after = position + 1 < len(found) and _WITHIN_RUN.match(text[number.end : found[position + 1].start])
     return not (before or after)
@@ -195,7 +195,7 @@ def _is_no_digit(text: str, found: Sequence[Number], position: int) -> bool:
 
 def _is_clock(said: str, run: Sequence[Number]) -> bool:
     """Whether numbers can be a time of day: "10.15", "five forty five", not "five four five"."""
-    if said[0].isdigit():
+    if said[0].isdecimal():
         return _CLOCK.fullmatch(said) is not None
     hour, *minutes = [number.digits for number in run]
     minute = "".join(minutes) or "0"
@@ -209,7 +209,7 @@ def _is_clock(said: str, run: Sequence[Number]) -> bool:
 def _number_at(text: str, tokens: Sequence[Token], index: int) -> tuple[Number | None, int]:
     """The number that starts at a token, and how many tokens to move on by."""
     token = tokens[index]
-    if token.text.isdigit():
+    if token.text.isdecimal():
         return _figures(text, token), 1
     if token.text in _REPEATS and index + 1 < len(tokens) and (digit := _one_digit(tokens[index + 1].text)):
         return _spoken(tokens[index : index + 2], digit * _REPEATS[token.text]), 2
@@ -249,7 +249,7 @@ def _rest(text: str, tokens: Sequence[Token], index: int) -> tuple[int, int]:
     first = index + has_and
     value, num_tokens = _below_hundred(text, tokens, first) if _is_joined(text, tokens, first) else (None, 0)
     goes_on = first + num_tokens < len(tokens) and (
-        tokens[first + num_tokens].text in NUMBER_WORDS or tokens[first + num_tokens].text.isdigit()
+        tokens[first + num_tokens].text in NUMBER_WORDS or tokens[first + num_tokens].text.isdecimal()
     )
     if value is None or (goes_on and not has_and):
         return 0, 0
@@ -273,7 +273,7 @@ def _is_joined(text: str, tokens: Sequence[Token], index: int) -> bool:
 
 
 def _one_digit(word: str) -> str:
-    return word if len(word) == 1 and word.isdigit() else str(_ONES[word]) if word in _ONES else ""
+    return word if len(word) == 1 and word.isdecimal() else str(_ONES[word]) if word in _ONES else ""
 
 
 def _figures(text: str, token: Token) -> Number | None:

@@ -32,7 +32,9 @@ def to_waves(windows: Sequence[Window], device: torch.device) -> Tensor:
 
 def _stack(windows: Sequence[Window], device: torch.device) -> Tensor:
     """Windows of one rate, padded with zeros to the longest: float32 in [-1, 1]."""
-    pcm = torch.zeros(len(windows), max(len(window.pcm) for window in windows), dtype=torch.int16)
+    # From pinned memory a GPU fetches by itself, while this thread goes on.
+    is_pinned = device.type == "cuda"
+    pcm = torch.zeros(len(windows), max(len(window.pcm) for window in windows), dtype=torch.int16, pin_memory=is_pinned)
     for row, window in zip(pcm, windows, strict=True):
         row[: len(window.pcm)] = torch.tensor(window.pcm)
-    return pcm.to(device).float().div_(32768.0)
+    return pcm.to(device, non_blocking=True).float().div_(32768.0)

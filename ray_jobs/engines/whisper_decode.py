@@ -1,4 +1,4 @@
-"""Batched greedy decoding of Whisper, and the sampling it falls back to; rows that are done leave the batch."""
+"""Batched greedy decoding of Whisper, and the sampling it falls back to; windows that are done leave the batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,11 +7,9 @@ import torch
 from torch import Tensor
 
 from ray_jobs.engines import text
-from ray_jobs.engines.whisper_model import Decoder
+from ray_jobs.engines.whisper_scores import MAX_TOKENS, Scorer
 from ray_jobs.engines.whisper_vocabulary import Vocabulary
 
-_MAX_TOKENS = 224  # half of the text context, as in the reference decoder
-_NUM_EXACT = 8
 _LOOP_CHECK_STEPS = 16
 _LOOP_TOKENS, _MAX_LOOP_PERIOD = 48, 12
 
@@ -38,69 +36,28 @@ class Decoded:
         return repeats or self.avg_logprob < text.MIN_AVG_LOGPROB
 
 
-class WhisperDecoder:
-    """Chooses the tokens of batches of encoded windows, never a suppressed one, without timestamp tokens."""
+def decode(
+    scorer: Scorer, audio: Tensor, languages: Sequence[str], temperature: float = 0.0, seeds: Sequence[int] = ()
+) -> list[Decoded]:
+    """One text per window of `audio`, the encoder's output: shape (num_windows, audio_positions, width).
 
-    def __init__(
-        self, model: Decoder, vocabulary: Vocabulary, suppressed: Sequence[int], suppressed_first: Sequence[int]
-    ) -> None:
-        self._model, self._vocabulary = model, vocabulary
-        self._vocab_size = vocabulary.end + 1  # no control token can be chosen, so none is scored
-        self._bias = self._penalties(suppressed)
-        self._first_bias = self._penalties([*suppressed, *suppressed_first])
-
-    def detect_languages(self, audio: Tensor) -> list[str]:
-        """The most probable language of each window of `audio`, the encoder's output."""
-        if not self._vocabulary.languages:
-            return ["en"] * len(audio)
-        codes = list(self._vocabulary.languages)
-        starts = torch.full((len(audio), 1), self._vocabulary.start, device=audio.device)
-        hidden, _ = self._model.step(starts, self._model.start(audio))
-        scores = self._model.logits(hidden[:, -1])[:, list(self._vocabulary.languages.values())]
-        return [codes[i] for i in scores.argmax(-1).tolist()]
-
-    def decode(
-        self, audio: Tensor, languages: Sequence[str], temperature: float = 0.0, seeds: Sequence[int] = ()
-    ) -> list[Decoded]:
-        """One text per window of `audio`, the encoder's output: shape (num_windows, audio_positions, width).
-
-        Above temperature 0 tokens are sampled, each window from its own seed: what its neighbours are does not matter.
-        """
-        state = self._model.start(audio)
-        prompts = torch.tensor([self._vocabulary.prompt(language) for language in languages], device=audio.device)
-        hidden, attention = self._model.step(prompts, state)
-        no_speech = self._model.logits(hidden[:, 0]).softmax(-1)[:, self._vocabulary.no_speech]
-        logits = self._scores(hidden[:, -1], self._first_bias)
-        samplers = [torch.Generator(audio.device).manual_seed(seed) for seed in seeds]
-        trace = _Trace(attention[..., -1], self._vocabulary.end)
-        rows = torch.arange(len(audio), device=audio.device)
-        for step in range(_MAX_TOKENS):
-            noise = _gumbel(logits, [samplers[row] for row in rows.tolist()]) if temperature else None
-            tokens, logprobs = _choose(logits, temperature, noise)
-            trace.add(rows, tokens, logprobs, attention[..., -1])
-            active = trace.active(rows, tokens, step)
-            if len(active) == 0:
-                break
-            if len(active) < len(rows):
-                order = state.keep(active)
-                rows, tokens = rows[order], tokens[order]
-            hidden, attention = self._model.step(tokens[:, None], state)
-            logits = self._scores(hidden[:, -1], self._bias)
-        return trace.read(no_speech)
-
-    def _scores(self, hidden: Tensor, bias: Tensor) -> Tensor:
-        """The next token's scores, float32 (rows, vocab_size), the best of them unrounded.
-
-        They lie near 16, where bfloat16 steps by 0.06: choosing by rounded ones doubled the errors in spoken digits.
-        """
-        logits = self._model.logits(hidden, self._vocab_size) + bias
-        best = logits.topk(_NUM_EXACT).indices
-        return logits.scatter(1, best, self._model.exact_logits(hidden, best) + bias[best])
-
-    def _penalties(self, suppressed: Sequence[int]) -> Tensor:
-        bias = torch.zeros(self._vocab_size, device=self._model.device)
-        bias[[token for token in suppressed if token < self._vocab_size]] = -torch.inf
-        return bias
+    Above temperature 0 tokens are sampled, each window from its own seed: what its neighbours are does not matter.
+    """
+    state, logits, attention, no_speech = scorer.begin(audio, languages)
+    samplers = [torch.Generator(audio.device).manual_seed(seed) for seed in seeds]
+    trace = _Trace(attention, scorer.vocabulary.end)
+    rows = torch.arange(len(audio), device=audio.device)
+    for step in range(MAX_TOKENS):
+        noise = _gumbel(logits, [samplers[row] for row in rows.tolist()]) if temperature else None
+        tokens, logprobs = _choose(logits, temperature, noise)
+        trace.add(rows, tokens, logprobs, attention)
+        active = trace.active(rows, tokens, step)
+        if len(active) == 0:
+            break
+        if len(active) < len(rows):
+            rows = rows[state.keep(active)]
+        logits, attention = scorer.advance(trace.texts(rows), state)
+    return trace.read(no_speech)
 
 
 def _choose(logits: Tensor, temperature: float, noise: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -122,9 +79,9 @@ class _Trace:
     def __init__(self, attention: Tensor, end: int) -> None:
         """`attention`: (num_windows, num_heads, audio_positions) of any step."""
         num_windows, self._end = len(attention), end
-        self._tokens = torch.full((_MAX_TOKENS, num_windows), end, device=attention.device)
-        self._logprobs = torch.zeros(_MAX_TOKENS, num_windows, device=attention.device)
-        self._attention = attention.new_empty(_MAX_TOKENS, *attention.shape)
+        self._tokens = torch.full((MAX_TOKENS, num_windows), end, device=attention.device)
+        self._logprobs = torch.zeros(MAX_TOKENS, num_windows, device=attention.device)
+        self._attention = attention.new_empty(MAX_TOKENS, *attention.shape)
         self._num_steps = 0
 
     def add(self, windows: Tensor, tokens: Tensor, logprobs: Tensor, attention: Tensor) -> None:
@@ -133,6 +90,10 @@ class _Trace:
         self._logprobs[step, windows] = logprobs
         self._attention[step, windows] = attention
         self._num_steps += 1
+
+    def texts(self, windows: Tensor) -> Tensor:
+        """The tokens chosen so far: (len(windows), num_steps)."""
+        return self._tokens[: self._num_steps, windows].T
 
     def active(self, windows: Tensor, tokens: Tensor, step: int) -> Tensor:
         """Indices into `windows` of those that go on: neither ended nor caught in a loop."""

@@ -133,36 +133,46 @@ class Encoder:
 
 
 class DecoderState:
-    """The caches of a batch in decoding. Rows that are done leave it; what is left stays contiguous.
+    """The caches of a batch in decoding. Windows that are done leave it; what is left stays contiguous.
 
-    `self_kv`: (layers, 2, rows, num_heads, text_positions, head_dim), filled up to `length`; `cross_kv`: the same
-    shape with audio_positions, keys and values of the encoder's output.
+    `self_kv`: (layers, 2, windows, beams, num_heads, text_positions, head_dim), filled up to `length`; `cross_kv`:
+    (layers, 2, windows, num_heads, audio_positions, head_dim), keys and values of the encoder's output, which all
+    beams of a window share.
     """
 
     def __init__(self, self_kv: Tensor, cross_kv: Tensor) -> None:
         self.self_kv, self.cross_kv = self_kv, cross_kv
         self.length = 0
 
-    @property
-    def num_rows(self) -> int:
-        return self.self_kv.shape[2]
+    def keep(self, windows: Tensor) -> Tensor:
+        """Drop all windows but `windows` (ascending indices). Returns the old index of each one that is left.
 
-    def keep(self, rows: Tensor) -> Tensor:
-        """Drop all rows but `rows` (ascending indices). Returns the old index of each row that is left.
-
-        Rows from the end move into the gaps, so that no more is copied than gaps there are.
+        Windows from the end move into the gaps, so that no more is copied than gaps there are.
         """
-        kept = len(rows)
-        gaps = torch.ones(kept, dtype=torch.bool, device=rows.device)
-        gaps[rows[rows < kept]] = False
+        kept = len(windows)
+        gaps = torch.ones(kept, dtype=torch.bool, device=windows.device)
+        gaps[windows[windows < kept]] = False
         (holes,) = torch.where(gaps)
-        movers = rows[rows >= kept]
+        movers = windows[windows >= kept]
         for cache in (self.self_kv, self.cross_kv):
             cache[:, :, holes] = cache[:, :, movers]
         self.self_kv, self.cross_kv = self.self_kv[:, :, :kept], self.cross_kv[:, :, :kept]
-        order = torch.arange(kept, device=rows.device)
+        order = torch.arange(kept, device=windows.device)
         order[holes] = movers
         return order
+
+    def fan_out(self, num_beams: int) -> None:
+        """Go on with `num_beams` copies of each window's only text."""
+        layers, parts, windows, _, *rest = self.self_kv.shape
+        fanned = self.self_kv.new_empty(layers, parts, windows, num_beams, *rest)
+        fanned[..., : self.length, :] = self.self_kv[..., : self.length, :]
+        self.self_kv = fanned
+
+    def reorder(self, parents: Tensor) -> None:
+        """Let each beam go on from the text of another of its window: `parents` (windows, beams)."""
+        windows = torch.arange(len(parents), device=parents.device)[:, None]
+        texts = self.self_kv[..., : self.length, :]
+        texts[:] = texts[:, :, windows, parents]
 
 
 class _DecoderLayer:
@@ -182,7 +192,9 @@ class _DecoderLayer:
     ) -> tuple[Tensor, Tensor]:
         """One block over `x` (rows, n, width) at positions start...; also the cross-attention of `heads`.
 
-        The attention has shape (rows, len(heads), audio_positions, n).
+        There is a row per text: `self_kv` has as many, `cross_kv` one per window. Where windows have several, n is 1,
+        and their texts stand side by side where else the new tokens of one text do, in the attention too, which has
+        shape (windows, len(heads), audio_positions, n or beams).
         """
         end = start + x.shape[1]
         q, k, v = _split_heads(self.qkv(self.self_norm(x)), 3, self.num_heads)
@@ -190,9 +202,10 @@ class _DecoderLayer:
         self_kv[1, :, :, start:end] = v
         attended, _ = _attend(q, self_kv[0, :, :, :end], self_kv[1, :, :, :end], mask)
         x = x + self.self_out(_join_heads(attended))
-        (q,) = _split_heads(self.q(self.cross_norm(x)), 1, self.num_heads)
+        by_window = self.cross_norm(x).view(cross_kv.shape[1], -1, x.shape[2])
+        (q,) = _split_heads(self.q(by_window), 1, self.num_heads)
         attended, probabilities = _attend(q, cross_kv[0], cross_kv[1], None)
-        x = x + self.cross_out(_join_heads(attended))
+        x = x + self.cross_out(_join_heads(attended)).view(x.shape)
         return self.feed_forward(x), probabilities[:, self.heads]
 
 
@@ -227,28 +240,29 @@ class Decoder:
         ]
         self._norm = _Norm(weights, "layer_norm")
 
-    def start(self, audio: Tensor) -> DecoderState:
-        """Empty caches for the encoder's output, shape (rows, audio_positions, width)."""
-        rows, positions, width = audio.shape
+    def start(self, audio: Tensor, max_length: int) -> DecoderState:
+        """Caches for texts of up to `max_length` tokens on the encoder's output (windows, audio_positions, width)."""
+        windows, positions, width = audio.shape
         heads = self.config.num_heads
-        cross_kv = audio.new_empty(len(self._layers), 2, rows, heads, positions, width // heads)
+        cross_kv = audio.new_empty(len(self._layers), 2, windows, heads, positions, width // heads)
         for cache, layer in zip(cross_kv, self._layers, strict=True):
             cache[0], cache[1] = _split_heads(layer.cross_kv(audio), 2, heads)
-        shape = (len(self._layers), 2, rows, heads, self.config.text_positions, width // heads)
+        shape = (len(self._layers), 2, windows, 1, heads, max_length, width // heads)
         return DecoderState(audio.new_empty(shape), cross_kv)
 
     def step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, Tensor]:
-        """Append `tokens` (rows, n) to the state's texts.
+        """Append `tokens` (rows, n) to the state's texts, one row each; n is 1 where windows have several.
 
         Returns the hidden states (rows, n, width), and the cross-attention of the alignment heads
-        (rows, num_alignment_heads, audio_positions, n).
+        (windows, num_alignment_heads, audio_positions, n or beams).
         """
         start, num_new = state.length, tokens.shape[1]
         x = self._embeddings[tokens] + self._positions[start : start + num_new]
         mask = self._causal_mask(start, num_new, x) if num_new > 1 else None
         attention = []
         for i, layer in enumerate(self._layers):
-            x, weights = layer(x, state.self_kv[i], state.cross_kv[i], mask, start)
+            self_kv = state.self_kv[i].view(2, len(x), *state.self_kv.shape[4:])
+            x, weights = layer(x, self_kv, state.cross_kv[i], mask, start)
             attention.append(weights)
         state.length += num_new
         return self._norm(x), torch.cat(attention, 1)

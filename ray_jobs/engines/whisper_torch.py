@@ -1,33 +1,43 @@
-"""Our own Whisper in torch: batched windows on one device, greedy decoding, words with times."""
+"""Our own Whisper in torch: batched windows on one device, greedy or beam search, words with times."""
 
 import math
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ray_jobs.engines import text, weights
-from ray_jobs.engines.asr import Segment, Window, WindowText, WindowWord
+from ray_jobs.engines.asr import DEFAULT_BATCH, Segment, Window, WindowText, WindowWord
+from ray_jobs.engines.meter import Meter
+from ray_jobs.engines.waves import RATE_HZ, num_samples
 from ray_jobs.engines.whisper_align import POSITION_S, token_starts
-from ray_jobs.engines.whisper_decode import Decoded, WhisperDecoder
-from ray_jobs.engines.whisper_features import RATE_HZ, LogMel, num_samples
+from ray_jobs.engines.whisper_beam import beam_search
+from ray_jobs.engines.whisper_decode import Decoded, decode
+from ray_jobs.engines.whisper_features import LogMel
 from ray_jobs.engines.whisper_model import Decoder, Encoder
+from ray_jobs.engines.whisper_scores import Scorer
+from ray_jobs.engines.whisper_timestamps import TimedTokens, cut
 from ray_jobs.engines.whisper_vocabulary import Vocabulary
 from ray_jobs.engines.whisper_weights import load_checkpoint
 from ray_jobs.engines.word_times import timed_words
-from ray_jobs.errors import ModelError, SpecError
+from ray_jobs.errors import ModelError
 from ray_jobs.spec import AsrSpec
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _FALLBACK_TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)
 _ENCODER_BATCH = 4
-_STATS = ("num_windows", "num_tokens", "num_retries", "num_loops_cut", "audio_s", "busy_s")
+_COUNTS = ("num_retries", "num_batches_halved")
 _PARTS = ("front_end_s", "encoder_s", "decoder_s", "words_s")
-_MAX_WORKERS = 8
+_MAX_CPU_WORKERS = 8
+_GPU_WORKERS = 2
+_PROBE_WINDOWS = 4
+_MAX_GPU_BATCH = 256
+_MEMORY_SHARE = 0.7  # of a GPU's free memory that batches may take; the rest is for what the probe did not meet
 _POSITION_SAMPLES = round(POSITION_S * RATE_HZ)
 
 
@@ -36,23 +46,23 @@ class WhisperTorch:
 
     A text that repeats itself or is unlikely is sampled again at rising temperatures; what the model itself takes for
     silence is dropped, repeated phrases are cut. On a CPU each core works on a batch of its own: a decoder's products
-    are too small to be shared between cores, which would wait for each other at every one of them.
+    are too small to be shared between cores, which would wait for each other at every one of them. On a GPU two
+    batches are under way, each on a stream of its own: while one's host side works, the other keeps the GPU busy. A
+    batch that does not fit the memory is halved, and so are those that follow.
     """
 
     def __init__(self, spec: AsrSpec, num_threads: int) -> None:
-        """Load and warm up. Raises ModelError or SpecError."""
+        """Load and warm up. Raises ModelError."""
         began = time.monotonic()
-        if spec.beam_size != 1:
-            raise SpecError(f"asr.beam_size {spec.beam_size}: whisper_torch decodes greedily; set 1, or faster_whisper")
         self.model_name = spec.model
-        self._batch_size = spec.batch_size
+        self._num_beams, self._timestamps = spec.beam_size, spec.timestamps
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = _choose_dtype(spec.compute_type, device)
-        self._num_workers = 1 if device.type == "cuda" else min(num_threads, _MAX_WORKERS)
+        self._num_workers = _GPU_WORKERS if device.type == "cuda" else min(num_threads, _MAX_CPU_WORKERS)
         # Each thread keeps its own count, and a new one starts with all cores.
-        torch.set_num_threads(max(1, num_threads // _MAX_WORKERS))
+        torch.set_num_threads(max(1, num_threads // _MAX_CPU_WORKERS))
         self._workers = ThreadPoolExecutor(
-            self._num_workers, "whisper", torch.set_num_threads, (torch.get_num_threads(),)
+            self._num_workers, "whisper", _prepare_worker, (device, torch.get_num_threads())
         )
         folder = weights.resolve(spec.model, "whisper_torch")
         checkpoint = load_checkpoint(folder)
@@ -61,35 +71,38 @@ class WhisperTorch:
             self._check_language(spec.language)
         self._log_mel = LogMel(checkpoint.config.num_mels, device)
         self._encoder = Encoder(checkpoint, device, dtype)
-        decoder = Decoder(checkpoint, device, dtype)
-        self._decoder = WhisperDecoder(decoder, self._vocabulary, checkpoint.suppressed, checkpoint.suppressed_first)
-        self._stats = dict.fromkeys((*_STATS, *_PARTS), 0.0)
-        self.transcribe([Window(pcm=np.zeros(RATE_HZ, np.int16), sample_rate_hz=RATE_HZ, language=spec.language)])
-        self._stats = {**dict.fromkeys(self._stats, 0.0), "load_s": time.monotonic() - began}
+        self._scorer = Scorer(
+            Decoder(checkpoint, device, dtype),
+            self._vocabulary,
+            checkpoint.suppressed,
+            checkpoint.suppressed_first,
+            timestamps=spec.timestamps,
+        )
+        self._meter = Meter(0.0, *_COUNTS, *_PARTS)
+        self._batch_size = spec.batch_size or DEFAULT_BATCH
+        silence = Window(pcm=np.zeros(RATE_HZ, np.int16), sample_rate_hz=RATE_HZ, language=spec.language)
+        self.transcribe([silence])
+        if device.type == "cuda" and spec.batch_size is None:
+            self._batch_size = self._measure_batch_size(silence)
+        self._meter = Meter(time.monotonic() - began, *_COUNTS, *_PARTS)
 
     def transcribe(self, windows: Sequence[Window]) -> list[WindowText]:
         """One result per window, in order, or an exception for the whole batch."""
-        began = time.monotonic()
-        batches = self._batches(windows)
-        texts: dict[int, WindowText] = {}
-        work = self._workers.map(lambda batch: self._transcribe_batch([windows[i] for i in batch]), batches)
-        for batch, (batch_texts, counts) in zip(batches, work, strict=True):
-            texts.update(zip(batch, batch_texts, strict=True))
-            self._count(counts)
-        audio_s = sum(len(window.pcm) / window.sample_rate_hz for window in windows)
-        self._count({"num_windows": len(windows), "audio_s": audio_s, "busy_s": time.monotonic() - began})
+        with self._meter.at_work():
+            batches = self._batches(windows)
+            work = self._workers.map(lambda batch: self._transcribe_fitting([windows[i] for i in batch]), batches)
+            texts: dict[int, WindowText] = {}
+            for batch, batch_texts in zip(batches, work, strict=True):
+                texts.update(zip(batch, batch_texts, strict=True))
+        self._meter.add_windows(windows)
         return [texts[i] for i in range(len(windows))]
 
     def stats(self) -> dict[str, float]:
-        """num_windows, num_tokens, num_retries, num_loops_cut, audio_s, busy_s and load_s.
+        """As in the protocol, and num_retries, num_batches_halved.
 
         And where the workers' time went: front_end_s, encoder_s, decoder_s, words_s (as seen from the host).
         """
-        return dict(self._stats)
-
-    def _count(self, counts: Mapping[str, float]) -> None:
-        for name, count in counts.items():
-            self._stats[name] += count
+        return self._meter.read()
 
     def _batches(self, windows: Sequence[Window]) -> list[list[int]]:
         """Indices of windows of like length, whose texts are of like length too; the longest batch first."""
@@ -98,65 +111,123 @@ class WhisperTorch:
         size = max(1, math.ceil(len(order) / max(1, rounds * self._num_workers)))
         return [order[first : first + size] for first in range(0, len(order), size)]
 
+    def _transcribe_fitting(self, windows: Sequence[Window]) -> list[WindowText]:
+        """Texts of a batch, in parts where the device's memory does not hold it."""
+        if len(windows) > self._batch_size:  # another batch has found meanwhile that so many do not fit
+            return self._transcribe_halves(windows)
+        try:
+            return self._transcribe_batch(windows)
+        except torch.OutOfMemoryError:
+            if len(windows) == 1:
+                raise
+        self._meter.add(num_batches_halved=1)
+        self._batch_size = min(self._batch_size, math.ceil(len(windows) / 2))
+        # Out of the handler: until there, the exception's frames keep the tensors that did not fit.
+        torch.cuda.empty_cache()
+        return self._transcribe_halves(windows)
+
+    def _transcribe_halves(self, windows: Sequence[Window]) -> list[WindowText]:
+        middle = math.ceil(len(windows) / 2)
+        return self._transcribe_fitting(windows[:middle]) + self._transcribe_fitting(windows[middle:])
+
+    def _measure_batch_size(self, window: Window) -> int:
+        """Windows per batch that the card holds, from what a few of them take while they are read."""
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        self._workers.submit(self._transcribe_batch, [window] * _PROBE_WINDOWS).result()
+        bytes_per_window = (torch.cuda.max_memory_allocated() - before) / _PROBE_WINDOWS
+        torch.cuda.empty_cache()
+        free_bytes, _ = torch.cuda.mem_get_info()
+        num_fitting = int(_MEMORY_SHARE * free_bytes / bytes_per_window / self._num_workers)
+        return min(max(1, num_fitting), _MAX_GPU_BATCH)
+
     @torch.inference_mode()
-    def _transcribe_batch(self, windows: Sequence[Window]) -> tuple[list[WindowText], dict[str, float]]:
-        """Texts of a batch, and what they add to the stats."""
+    def _transcribe_batch(self, windows: Sequence[Window]) -> list[WindowText]:
         clock = _Clock()
         log_mel = self._log_mel(windows)
         clock.lap("front_end_s")
         audio = torch.cat([self._encoder(part) for part in torch.split(log_mel, _ENCODER_BATCH)])
         clock.lap("encoder_s")
         languages = self._languages(windows, audio)
-        decoded = self._decoder.decode(audio, languages)
-        num_retries = self._retry(decoded, windows, audio, languages)
+        decoded = self._decode(windows, audio, [language for language, _ in languages])
         clock.lap("decoder_s")
-        texts, num_loops_cut = self._read(windows, decoded, languages)
+        texts = self._read(windows, decoded, languages)
         clock.lap("words_s")
-        num_tokens = sum(len(window.tokens) for window in decoded)
-        counts = {"num_tokens": num_tokens, "num_retries": num_retries, "num_loops_cut": num_loops_cut}
-        return texts, counts | clock.laps_s
+        self._meter.add(num_tokens=sum(len(window.tokens) for window in decoded), **clock.laps_s)
+        return texts
 
-    def _languages(self, windows: Sequence[Window], audio: Tensor) -> list[str]:
-        given = [window.language for window in windows]
-        detected = self._decoder.detect_languages(audio) if None in given else given
-        return [language or guess or "en" for language, guess in zip(given, detected, strict=True)]
+    def _languages(self, windows: Sequence[Window], audio: Tensor) -> list[tuple[str, float]]:
+        """Each window's language and its probability."""
+        given = [(window.language, 1.0) for window in windows if window.language is not None]
+        if len(given) == len(windows):
+            return given
+        detected = self._scorer.detect_languages(audio)
+        return [
+            (window.language, 1.0) if window.language is not None else guess
+            for window, guess in zip(windows, detected, strict=True)
+        ]
 
-    def _retry(self, decoded: list[Decoded], windows: Sequence[Window], audio: Tensor, languages: Sequence[str]) -> int:
-        """Replace poor texts by ones sampled at rising temperatures. Returns the number of tries."""
-        num_retries = 0
+    def _decode(self, windows: Sequence[Window], audio: Tensor, languages: Sequence[str]) -> list[Decoded]:
+        """The windows' tokens; poor texts are replaced by ones sampled at rising temperatures."""
+        if self._num_beams > 1:
+            decoded = beam_search(self._scorer, audio, languages, self._num_beams)
+        else:
+            decoded = decode(self._scorer, audio, languages)
         for temperature in _FALLBACK_TEMPERATURES:
             poor = [i for i, window in enumerate(decoded) if window.is_poor(self._vocabulary)]
             if not poor:
                 break
-            num_retries += len(poor)
+            self._meter.add(num_retries=len(poor))
             seeds = [zlib.crc32(windows[i].pcm.tobytes()) for i in poor]
-            tries = self._decoder.decode(audio[poor], [languages[i] for i in poor], temperature, seeds)
+            tries = decode(self._scorer, audio[poor], [languages[i] for i in poor], temperature, seeds)
             for i, attempt in zip(poor, tries, strict=True):
                 decoded[i] = attempt
-        return num_retries
+        return decoded
 
     def _read(
-        self, windows: Sequence[Window], decoded: Sequence[Decoded], languages: Sequence[str]
-    ) -> tuple[list[WindowText], int]:
-        """Tokens as words with times; also the number of windows in which repeats were cut."""
+        self, windows: Sequence[Window], decoded: Sequence[Decoded], languages: Sequence[tuple[str, float]]
+    ) -> list[WindowText]:
+        """Tokens as words with times."""
+        windows_s = [num_samples(window) / RATE_HZ for window in windows]
         num_positions = [max(1, math.ceil(num_samples(window) / _POSITION_SAMPLES)) for window in windows]
         starts = token_starts([window.attention for window in decoded], num_positions)
-        texts: list[WindowText] = []
-        num_loops_cut = 0
-        for window, result, language, window_starts in zip(windows, decoded, languages, starts, strict=True):
-            words = self._words(result, language, window_starts, num_samples(window) / RATE_HZ)
-            kept = text.without_loops([word.text for word in words])
-            num_loops_cut += len(kept) < len(words)
-            texts.append(_window_text(result, language, [words[i] for i in kept]))
-        return texts, num_loops_cut
+        return [
+            WindowText(
+                language=language, language_prob=prob, segments=tuple(self._segments(result, language, at, window_s))
+            )
+            for result, (language, prob), at, window_s in zip(decoded, languages, starts, windows_s, strict=True)
+        ]
 
-    def _words(self, decoded: Decoded, language: str, starts: Sequence[int], window_s: float) -> list[WindowWord]:
-        pieces = list(self._vocabulary.iter_pieces(decoded.tokens))
+    def _segments(self, decoded: Decoded, language: str, starts: Sequence[int], window_s: float) -> Iterator[Segment]:
+        """A window's segments; none where it is silent. `starts` has a position per token, and the end's."""
+        if text.is_invented(decoded.avg_logprob, decoded.no_speech_prob):
+            return
+        parts = list(cut(decoded.tokens, self._vocabulary.timestamps.start, window_s))
+        words = [(part, word) for part in parts for word in self._words(decoded, part, language, starts, window_s)]
+        kept = text.without_loops([word.text for _, word in words])
+        self._meter.add(num_loops_cut=len(kept) < len(words))
+        for part, group in groupby((words[i] for i in kept), key=lambda pair: pair[0]):
+            spoken = tuple(word for _, word in group)
+            yield Segment(
+                text=text.join_words([word.text for word in spoken], language),
+                start_s=part.start_s if self._timestamps else spoken[0].start_s,
+                end_s=part.end_s if self._timestamps else spoken[-1].end_s,
+                avg_logprob=decoded.avg_logprob,
+                no_speech_prob=decoded.no_speech_prob,
+                words=spoken,
+                repetition_cut=len(kept) < len(words),
+            )
+
+    def _words(
+        self, decoded: Decoded, part: TimedTokens, language: str, starts: Sequence[int], window_s: float
+    ) -> list[WindowWord]:
+        pieces = list(self._vocabulary.iter_pieces(decoded.tokens[part.start : part.end]))
+        positions = np.array(starts[part.start : part.end + 1])
         return timed_words(
             [piece for piece, _ in pieces],
             [num_tokens for _, num_tokens in pieces],
-            np.stack([np.arange(len(starts)), np.array(starts)], axis=1),
-            np.exp(decoded.token_logprobs),
+            np.stack([np.arange(len(positions)), positions], axis=1),
+            np.exp(decoded.token_logprobs[part.start : part.end]),
             window_s,
             spaced=language not in text.UNSPACED_LANGUAGES,
         )
@@ -182,25 +253,14 @@ class _Clock:
 
 def _choose_dtype(compute_type: str, device: torch.device) -> torch.dtype:
     """The dtype of a compute type; "auto" takes what the device multiplies fast."""
-    if compute_type in _DTYPES:
-        return _DTYPES[compute_type]
     if compute_type != "auto":
-        raise SpecError(f"asr.compute_type {compute_type}: whisper_torch takes auto, {', '.join(_DTYPES)}")
+        return _DTYPES[compute_type]
     if device.type == "cuda":
         return torch.float16
     return torch.bfloat16 if torch.cpu.get_capabilities().get("avx512_bf16") else torch.float32
 
 
-def _window_text(decoded: Decoded, language: str, words: Sequence[WindowWord]) -> WindowText:
-    """One segment, or none where the window is silent."""
-    if not words or text.is_invented(decoded.avg_logprob, decoded.no_speech_prob):
-        return WindowText(language=language, segments=())
-    segment = Segment(
-        text=text.join_words([word.text for word in words], language),
-        start_s=words[0].start_s,
-        end_s=words[-1].end_s,
-        avg_logprob=decoded.avg_logprob,
-        no_speech_prob=decoded.no_speech_prob,
-        words=tuple(words),
-    )
-    return WindowText(language=language, segments=(segment,))
+def _prepare_worker(device: torch.device, num_threads: int) -> None:
+    torch.set_num_threads(num_threads)
+    if device.type == "cuda":
+        torch.cuda.set_stream(torch.cuda.Stream(device))

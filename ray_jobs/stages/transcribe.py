@@ -40,10 +40,15 @@ def transcribe(
     again becomes the failure asr_error, unless the engine cannot even read a second of silence; then its exception,
     like any PipelineError, is the caller's. A call in which the engine finds no words is the failure no_speech, as one
     without speech is in ETL: a transcript has words. A duplicate has its original's outcome.
+
+    Where the engine has to detect the language, a channel speaks the one that most of its speech was taken for, and
+    its windows that were taken for another are read again in it.
     """
     own = originals(rows)
     packed = [[] if isinstance(row, Failure) else pack(row, row.language or asr.language) for row in own]
     heard = _hear(packed, engine)
+    if asr.language is None:
+        heard = _agree_on_languages(packed, heard, engine)
     outcomes = [
         row if isinstance(row, Failure) else _outcome(row, windows, texts, engine.model_name, channels)
         for row, windows, texts in zip(own, packed, heard, strict=True)
@@ -95,6 +100,46 @@ def _hear(calls: Sequence[Sequence[PackedWindow]], engine: AsrEngine) -> list[li
         if all(isinstance(result, Exception) for result in heard if result):
             _check_alive(engine, error)
         return heard
+
+
+def _agree_on_languages(
+    calls: Sequence[Sequence[PackedWindow]], heard: Sequence[list[WindowText] | Exception], engine: AsrEngine
+) -> list[list[WindowText] | Exception]:
+    """What was heard, with one language per channel."""
+    strays = [
+        {} if isinstance(texts, Exception) else _strays(windows, texts)
+        for windows, texts in zip(calls, heard, strict=True)
+    ]
+    again = _hear([list(call.values()) for call in strays], engine)
+    return [_merged(texts, list(call), new) for texts, call, new in zip(heard, strays, again, strict=True)]
+
+
+def _strays(windows: Sequence[PackedWindow], texts: Sequence[WindowText]) -> dict[int, PackedWindow]:
+    """Windows to read again, by their place in the call: each with its channel's language set.
+
+    A channel's windows with words vote, by their length and by how sure the engine is.
+    """
+    votes: dict[int, dict[str, float]] = {}
+    for packed, text in zip(windows, texts, strict=True):
+        weight = packed.speech_samples * text.language_prob if text.segments else 0.0
+        channel = votes.setdefault(packed.channel, {})
+        channel[text.language] = channel.get(text.language, 0.0) + weight
+    languages = {channel: max(weights, key=weights.__getitem__) for channel, weights in votes.items()}
+    return {
+        place: replace(packed, window=replace(packed.window, language=languages[packed.channel]))
+        for place, (packed, text) in enumerate(zip(windows, texts, strict=True))
+        if text.segments and text.language != languages[packed.channel]
+    }
+
+
+def _merged(
+    texts: list[WindowText] | Exception, places: Sequence[int], new: list[WindowText] | Exception
+) -> list[WindowText] | Exception:
+    """One call's texts, those at `places` replaced."""
+    if isinstance(texts, Exception) or isinstance(new, Exception):
+        return texts if isinstance(texts, Exception) else new
+    by_place = dict(zip(places, new, strict=True))
+    return [by_place.get(place, text) for place, text in enumerate(texts)]
 
 
 def _hear_alone(windows: Sequence[PackedWindow], engine: AsrEngine) -> list[WindowText] | Exception:
@@ -259,4 +304,5 @@ def _utterance(words: Sequence[_Heard], channel: int, role: str) -> Utterance:
         avg_logprob=float(np.mean([heard.segment.avg_logprob for heard in words])),
         no_speech_prob=float(np.mean([heard.segment.no_speech_prob for heard in words])),
         words=tuple(heard.word for heard in words),
+        repetition_cut=any(heard.segment.repetition_cut for heard in words),
     )

@@ -72,14 +72,15 @@ class Airflow:
         old = next(process for process in family if process.cmdline()[1:] == [AIRFLOW, component])
         environment = old.environ()
         old.terminate()
-        old.wait(60)
+        wait_until(lambda: has_ended(old), f"the {component} has ended")
         self._replaced.append(
             subprocess.Popen([AIRFLOW, component], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
         )
 
     def rays(self) -> list[str]:
         """What runs of the Ray heads that this Airflow has started, and the records it has of them."""
-        return processes_with(self._heads) + [str(record) for record in self._heads.glob("**/*.json")]
+        jobs = processes_with(self._heads, "KUBERAY_HEAD")
+        return processes_with(self._heads) + jobs + [str(record) for record in self._heads.glob("**/*.json")]
 
     def api(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         return self._ask(method, f"/api/v2{path}", body, {"Authorization": f"Bearer {self._token}"})
@@ -133,13 +134,23 @@ class Run:
         return self._airflow.api("GET", f"{self._run}/taskInstances/work/{path}")
 
 
-def processes_with(path: Path) -> list[str]:
-    """Commands that name this path."""
-    commands = []
+def processes_with(path: Path, variable: str | None = None) -> list[str]:
+    """Commands that name this path, or that run with it in an environment variable."""
+    found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):  # gone meanwhile
-            commands.append(" ".join(process.cmdline()))
-    return [command for command in commands if str(path) in command]
+            command = " ".join(process.cmdline())
+            if str(path) in (process.environ().get(variable, "") if variable else command):
+                found.append(command)
+    return found
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Whether it runs no more, though its parent may not have taken notice."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def wait_until(holds: Callable[[], bool], what: str, told: Callable[[], str] = str) -> None:

@@ -1,6 +1,7 @@
 """Secrets spoken in calls are in nothing a run leaves behind: outputs, muted audio, logs, temporary files, metrics.
 
-The canaries are the sample calls' own secrets, and a card number cut over four turns with a "thank you" in between.
+The canaries are the sample calls' own secrets, a card number cut over four turns with a "thank you" in between, and a
+word that only the language model takes for a secret.
 """
 
 import base64
@@ -29,6 +30,7 @@ from ray_jobs.stages.transcribe import transcribe
 from spark_etl.job import open_part
 from spark_etl.prepare import prepare_partition
 from tests.e2e.runs import SAMPLES, read_table, start_job, write_spec
+from tests.ray_jobs.endpoint_server import endpoint
 
 pytestmark = pytest.mark.integration
 
@@ -36,11 +38,12 @@ CALLS = ("02_card_payment.wav", "04_appointment.flac")
 SPLIT_CALL = "split_card"
 RATE_HZ = 8000
 
+SUGGESTED = "renewal"
 NAMES = ("helen", "abernathy", "nathan", "caldwell", "juniper")
 NUMBERS = ("4111111111111111", "2175550142", "000123456")  # the card, the phone number, the SSN
 BASE64 = ("abernathy", "4111111111111111", "217-555-0142", "four one one one", "helen.abernathy@example.com")
-IN_TEXT = ("1111", "123456", "0142", "1984", "eighty four", "example")
-"""Too short to look for in logs, whose times and counters hold them by chance."""
+IN_TEXT = ("1111", "123456", "0142", "1984", "eighty four", "example", SUGGESTED)
+"""Too short or too usual to look for in logs, which hold them by chance."""
 
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _FIGURES = {word: str(digit) for digit, word in enumerate(_DIGITS)}
@@ -109,22 +112,22 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     for name in CALLS:
         shutil.copy(SAMPLES / name, inputs)
     write_split_call(inputs / f"{SPLIT_CALL}.wav")
-    spec = write_spec(
-        work,
-        input={"uri": str(inputs)},
-        output={"uri": str(output)},
-        redact={"muted_audio": True},
-        llm={"engine": "none"},
-    )
     temporary = Path(tempfile.mkdtemp(prefix="cm-", dir="/tmp"))  # short, for Ray keeps sockets in it
     try:
-        with pytest.MonkeyPatch.context() as patch:
+        with pytest.MonkeyPatch.context() as patch, endpoint(secrets=[{"kind": "PERSON", "text": SUGGESTED}]) as url:
+            spec = write_spec(
+                work,
+                input={"uri": str(inputs)},
+                output={"uri": str(output)},
+                redact={"muted_audio": True, "llm": {"model": "big", "endpoint": {"url": url, "backoff_s": 0.1}}},
+                llm={"engine": "none"},
+            )
             for variable in ("TMPDIR", "RAY_TMPDIR", "SPARK_LOCAL_DIRS"):
                 patch.setenv(variable, str(temporary))
             job = start_job("--spec", spec)
-        metrics, engine_log = watch(job, temporary)
+            metrics, engine_log = watch(job, temporary)
         terminal, _ = job.communicate()
-        assert job.returncode == 0, terminal
+        assert job.returncode == 0, terminal + engine_log[-4000:]
         yield Run(
             inputs=inputs,
             output=output,
@@ -211,6 +214,8 @@ def test_audit_rows_say_what_was_where_and_not_what_it_was(run: Run) -> None:
     assert len(pieces) == 4
     assert {(piece["placeholder"], piece["channel"]) for piece in pieces} == {("[CREDIT_CARD_1]", 1)}
     assert all(0 < piece["start_s"] < piece["end_s"] for piece in pieces)
+    recognisers = {r["recogniser"] for r in rows["02_card_payment"]["redactions"]}
+    assert "language_model" in recognisers
 
 
 def test_asr_hears_the_conversation_and_no_secret_in_the_muted_recordings(run: Run) -> None:

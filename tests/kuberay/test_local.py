@@ -64,8 +64,9 @@ def cluster(tmp_path_factory):
 
 
 def processes_under(folder):
-    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if readable(path)]
-    return [command for command in commands if str(folder).encode() in command]
+    """Commands, or environments of commands, that name this folder: a job's driver says it in its environment only."""
+    told = [readable(path) for name in ("cmdline", "environ") for path in Path("/proc").glob(f"[0-9]*/{name}")]
+    return [text for text in told if str(folder).encode() in text]
 
 
 def readable(path):
@@ -128,7 +129,8 @@ def test_a_deadline_stops_the_job(cluster):
     assert (status.state, status.message) == ("failed", "DeadlineExceeded: the job was stopped")
 
 
-def test_a_job_that_never_starts_is_stopped_at_its_start_deadline(cluster):
+def test_a_job_that_never_starts_is_stopped_at_its_start_deadline(cluster, monkeypatch):
+    monkeypatch.setattr("kuberay.local.STOP_JOB_TIMEOUT_S", 3)  # how long Ray may take to start it after all
     spec = job(cluster, "1", entrypoint_resources={"nowhere": 1}, start_deadline_s=5)
     name = run(lambda backend: backend.submit_job(spec, replace(JOB_CLAIM, task_id="waits"), LATER))
     status = follow(name, print)

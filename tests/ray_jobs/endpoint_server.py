@@ -15,7 +15,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         properties = body["response_format"]["json_schema"]["schema"]["properties"]
-        self._reply(503 if self.server.is_first() else 200, {name: ANSWERS[name] for name in properties})  # type: ignore[attr-defined]
+        self._reply(503 if self.server.is_first() else 200, {name: self.server.answers[name] for name in properties})  # type: ignore[attr-defined]
 
     def do_GET(self) -> None:
         self._send(200, {"data": [{"id": "big"}]})
@@ -40,8 +40,9 @@ class _Handler(BaseHTTPRequestHandler):
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self) -> None:
+    def __init__(self, answers: dict[str, Any]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.answers = answers
         self._first = threading.Lock()
 
     def is_first(self) -> bool:
@@ -49,9 +50,9 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def endpoint() -> Iterator[str]:
-    """The server's base url, for as long as it runs."""
-    server = _Server()
+def endpoint(**answers: Any) -> Iterator[str]:
+    """The server's base url, for as long as it runs; `answers` are members of answers beside ANSWERS."""
+    server = _Server({**ANSWERS, **answers})
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}/v1"

@@ -71,6 +71,16 @@ def test_a_call_that_fails_now_keeps_no_files_of_an_earlier_success(tmp_path: Pa
     assert not list((tmp_path / "calls").iterdir())
 
 
+def test_a_call_that_fails_now_keeps_no_muted_recording_of_an_earlier_success(tmp_path: Path) -> None:
+    spec = spec_for(tmp_path / "out", llm={"engine": "none"})
+    (tmp_path / "muted.wav").write_bytes(b"RIFF")
+    first = commit(spec, [a_transcript("a")])
+    Sink(spec, "run1").write_muted("a", tmp_path / "muted.wav")
+    assert (tmp_path / "out" / "muted" / "a.wav").read_bytes() == b"RIFF"
+    commit(spec, [a_failure("a")], run_id="run2", replaces=first.partition_id)
+    assert not list((tmp_path / "out" / "muted").iterdir())
+
+
 def test_unredacted_text_has_a_prefix_of_its_own(tmp_path: Path) -> None:
     spec = spec_for(tmp_path, redact={"mode": "store_unredacted"}, llm={"engine": "none"})
     commit(spec, [a_transcript("a")])

@@ -41,11 +41,21 @@ class TestMistakes:
                 {**INPUT, "asr": {"engine": "whisper_vllm", "compute_type": "int8"}},
                 "asr: compute_type int8: whisper_vllm takes auto, float32",
             ),
+            (
+                {**INPUT, "asr": {"engine": "whisper_torch", "compute_type": "int8"}},
+                "asr: compute_type int8: whisper_torch takes auto, float32",
+            ),
+            ({**INPUT, "asr": {"timestamps": True}}, "asr: timestamps: faster_whisper has no such choice; set false"),
             ({**INPUT, "llm": {"actors": {"num_gpus": 0.5}}}, "llm: gpu_memory_fraction 0.9 is above .*num_gpus 0.5"),
             ({**INPUT, "redact": {"mode": "off"}}, "redact.mode: .*'drop' or 'store_unredacted'"),
             ({**INPUT, "redact": {"entities": ["PRESON"]}}, "redact.entities.0: Input should be 'PERSON'"),
             ({**INPUT, "redact": {"mode": "hash"}}, "redact: mode hash needs hash_key_env"),
             ({**INPUT, "redact": {"patterns": {"CLAIM": "("}}}, "CLAIM is not a regular expression"),
+            (
+                {**INPUT, "redact": {"mode": "store_unredacted", "muted_audio": True}},
+                "redact: muted_audio has no secrets to mute under mode store_unredacted",
+            ),
+            ({**INPUT, "redact": {"llm": {"model": "big"}}}, "redact.llm.endpoint is missing"),
             ({**INPUT, "partitions_ahead": 1, "etl": {"spark": {"num_executors": 4}}}, "is below one wave of Spark"),
             ({**INPUT, "llm": {"engine": "openai_endpoint"}}, "llm: engine openai_endpoint needs endpoint: {url"),
             ({**INPUT, "llm": {"endpoint": {"url": "http://h/v1"}}}, "llm: endpoint: engine vllm_local asks no server"),
@@ -123,7 +133,14 @@ class TestFingerprints:
         assert changed(asr={"model": "large-v3"}) == {"asr", "redact", "analyse"}
         assert changed(channels={"roles": ["customer", "agent"]}) == {"asr", "redact", "analyse"}
         assert changed(redact={"entities": ["PERSON"]}) == {"redact", "analyse"}
+        assert changed(redact={"muted_audio": True}) == {"redact", "analyse"}
         assert changed(llm={"seed": 1}) == {"analyse"}
+
+    def test_a_reader_of_secrets_shapes_redaction_and_where_it_is_asked_does_not(self) -> None:
+        here, there = ({"model": "big", "endpoint": {"url": f"http://{host}/v1"}} for host in ("here", "there"))
+        assert changed(redact={"llm": here}) == {"redact", "analyse"}
+        specs = [parse_spec({**INPUT, "redact": {"llm": reader}}) for reader in (here, there)]
+        assert specs[0].fingerprints() == specs[1].fingerprints()
 
     def test_settings_of_speed_are_in_none(self) -> None:
         assert not changed(

@@ -11,27 +11,13 @@ import pytest
 
 from ray_jobs.engines import weights
 from ray_jobs.engines.asr import Window
-from ray_jobs.engines.faster_whisper import FasterWhisper, resample
+from ray_jobs.engines.faster_whisper import FasterWhisper
 from ray_jobs.engines.load_asr import load_asr
 from ray_jobs.engines.word_times import timed_words
 from ray_jobs.errors import ModelError
 from ray_jobs.spec import AsrSpec
 
 SAMPLES = Path(__file__).parents[2] / "data" / "sample_calls"
-
-
-class TestResample:
-    def test_windows_of_several_rates_and_lengths_in_one_go(self) -> None:
-        def tone(rate_hz: int, length_s: float) -> npt.NDArray[np.int16]:
-            return (10_000 * np.sin(2 * np.pi * 440 * np.arange(round(rate_hz * length_s)) / rate_hz)).astype(np.int16)
-
-        rates = [8_000, 16_000, 8_000, 11_025]
-        waves = resample([tone(rate, 0.1 * (i + 1)) for i, rate in enumerate(rates)], rates)
-        for i, samples in enumerate(waves):
-            assert samples.dtype == np.float32
-            assert len(samples) == 1600 * (i + 1)
-            inner = slice(200, -200)
-            np.testing.assert_allclose(samples[inner], tone(16_000, 0.1 * (i + 1))[inner] / 32768, atol=0.01)
 
 
 class TestTimedWords:

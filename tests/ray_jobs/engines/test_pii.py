@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 
 from ray_jobs.engines import pii
 from ray_jobs.engines.conversation import Line, Match, Turn, turns_of
-from ray_jobs.engines.pii import PiiSpan, Redactor, Style, check_ner_model
+from ray_jobs.engines.pii import PiiSpan, Redactor, Style, Suggestion, check_ner_model
 from ray_jobs.errors import SpecError
 from ray_jobs.spec import RedactSpec
 
 AGENT, CUSTOMER = 0, 1
+_NOISE = [Suggestion(entity="PERSON", text=text) for text in ("", "...", "s")]
+"""Suggestions of which nothing may come."""
 SAMPLES = Path(__file__).parents[2] / "data" / "sample_calls"
 
 
@@ -145,6 +147,51 @@ def test_what_is_repeated_back_gets_the_same_placeholder(redactor: Redactor) -> 
     ]
 
 
+@pytest.mark.parametrize(
+    ("question", "answer", "echo"),
+    [
+        ("The expiry date?", "February twenty thirty one.", "February 2031."),
+        ("The expiry date?", "December twenty twenty seven.", "12/27."),
+        ("The expiry date?", "0-2-2-9.", "The second month of twenty twenty nine."),
+        ("The expiry date?", "4/30.", "April thirty."),
+        ("Your date of birth?", "The ninth of the third, nineteen eighty four.", "March 9th 1984."),
+    ],
+)
+def test_a_date_repeated_in_other_words_is_known(redactor: Redactor, question: str, answer: str, echo: str) -> None:
+    lines = masked(redactor, (AGENT, question), (CUSTOMER, answer), (AGENT, f"Got it, thank you. {echo}"))
+    assert re.fullmatch(r"\[(EXPIRY|DOB)_1\]\.", lines[1])
+    assert re.fullmatch(r"Got it, thank you\. \[(EXPIRY|DOB)_\d\]\.", lines[2])
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "expected"),
+    [
+        ("The card number?", "4929 0000 0000, sorry, I mean 4929 0000 0000 6482", "[CREDIT_CARD_1]"),
+        ("Your phone number?", "two one seven five five five zero one four two extension three one", "[PHONE_1]"),
+        ("Your phone number?", "plus four four seven seven double oh nine hundred one two three", "[PHONE_1]"),
+        ("How is that spelled?", "B as in boy, R as in Romeo, E as in echo", "[PERSON_1]"),
+        ("How do you spell your last name?", "T-A-R-R-A-N-T", "[PERSON_1]"),
+        ("Your email?", "brandon+shop@example.com", "[EMAIL_1]"),
+    ],
+)
+def test_corrections_extensions_and_spelling_go_with_the_secret(
+    redactor: Redactor, question: str, answer: str, expected: str
+) -> None:
+    assert masked(redactor, (AGENT, question), (CUSTOMER, answer)) == [question, expected]
+
+
+def test_suggestions_are_added_wherever_their_words_stand(redactor: Redactor) -> None:
+    conversation = [
+        Line(speaker=CUSTOMER, text="Ask for Zorro, ZORRO!"),
+        Line(speaker=AGENT, text="Zorroland? My PIN is 12."),
+    ]
+    suggestions = [Suggestion(entity="PERSON", text="zorro"), Suggestion(entity="PHONE", text="not said"), *_NOISE]
+    assert apply_spans(conversation, redactor.find(conversation, suggestions)) == [
+        "Ask for [PERSON_1], [PERSON_1]!",
+        "Zorroland? My PIN is 12.",
+    ]
+
+
 def test_a_question_once_answered_does_not_claim_later_dates(redactor: Redactor) -> None:
     lines = masked(
         redactor,
@@ -256,6 +303,20 @@ def test_spans_of_any_conversation_are_ordered_and_lie_inside_their_lines(
     assert all((a.line, a.end) <= (b.line, b.start) for a, b in pairwise(spans))
     turns = turns_of(lines)
     assert sorted(index for turn in turns for index in turn.lines) == list(range(len(lines)))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    said=st.lists(st.lists(_WORDS, min_size=1, max_size=12).map(" ".join), max_size=5),
+    suggested=st.lists(st.lists(_WORDS, min_size=1, max_size=3).map(" ".join), max_size=4),
+)
+def test_suggestions_take_nothing_away(redactor: Redactor, said: list[str], suggested: list[str]) -> None:
+    def covered(spans: Sequence[PiiSpan]) -> set[tuple[int, int]]:
+        return {(span.line, place) for span in spans for place in range(span.start, span.end)}
+
+    lines = [Line(speaker=number % 2, text=text) for number, text in enumerate(said)]
+    suggestions = [Suggestion(entity="PERSON", text=text) for text in suggested]
+    assert covered(redactor.find(lines)) <= covered(redactor.find(lines, suggestions))
 
 
 @pytest.mark.integration

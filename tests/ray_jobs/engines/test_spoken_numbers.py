@@ -62,7 +62,7 @@ def test_an_unrelated_number_does_not_join_the_one_before() -> None:
     assert [string.digits for string in strings] == ["614229", "2019"]
 
 
-@pytest.mark.parametrize("text", ["Oh no", "the 12th of", "a 5G phone", "oh, I see"])
+@pytest.mark.parametrize("text", ["Oh no", "m²", "②", "the 12th of", "a 5G phone", "oh, I see"])
 def test_interjections_ordinals_and_names_of_things_are_no_numbers(text: str) -> None:
     assert numbers(text) == []
 

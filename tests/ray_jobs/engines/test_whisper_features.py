@@ -10,7 +10,8 @@ import torch
 from transformers import WhisperFeatureExtractor
 
 from ray_jobs.engines.asr import Window
-from ray_jobs.engines.whisper_features import LogMel, num_samples
+from ray_jobs.engines.waves import num_samples
+from ray_jobs.engines.whisper_features import LogMel
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample_calls" / "03_internet_outage.wav"
 

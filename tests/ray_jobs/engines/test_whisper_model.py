@@ -1,6 +1,7 @@
 """Encoder, decoder and weights, against transformers' Whisper of the same random weights."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,9 @@ SHAPES = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _no_gradients() -> None:
-    torch.set_grad_enabled(False)
+def _no_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield
 
 
 @pytest.fixture(scope="module", params=list(SHAPES))
@@ -78,7 +80,7 @@ def test_decoder_step_by_step_equals_transformers_in_one_go(
     tokens = torch.randint(0, 1_000, (3, 9), generator=torch.Generator().manual_seed(2))
     expected = reference(encoder_outputs=(audio,), decoder_input_ids=tokens).logits
     decoder = Decoder(checkpoint, CPU, torch.float32)
-    state = decoder.start(audio)
+    state = decoder.start(audio, 9)
     hidden = [decoder.step(part, state)[0] for part in (tokens[:, :4], *tokens[:, 4:].split(1, 1))]
     torch.testing.assert_close(decoder.logits(torch.cat(hidden, 1)), expected, atol=1e-3, rtol=1e-3)
 
@@ -88,7 +90,7 @@ def test_rows_that_stay_do_not_notice_that_others_leave(checkpoint: Checkpoint, 
     audio = Encoder(checkpoint, CPU, torch.float32)(random_mel(checkpoint, 5))
     tokens = torch.randint(0, 1_000, (5, 3), generator=torch.Generator().manual_seed(3))
     decoder = Decoder(checkpoint, CPU, torch.float32)
-    whole, compacted = decoder.start(audio), decoder.start(audio)
+    whole, compacted = decoder.start(audio, 3), decoder.start(audio, 3)
     for state in (whole, compacted):
         decoder.step(tokens[:, :2], state)
     order = compacted.keep(torch.tensor(kept))
@@ -97,6 +99,27 @@ def test_rows_that_stay_do_not_notice_that_others_leave(checkpoint: Checkpoint, 
     hidden, attention = decoder.step(tokens[order, 2:], compacted)
     torch.testing.assert_close(hidden, expected[order], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(attention, expected_attention[order], atol=1e-5, rtol=1e-4)
+
+
+def test_a_beam_goes_on_as_a_text_of_its_own_would(checkpoint: Checkpoint) -> None:
+    audio = Encoder(checkpoint, CPU, torch.float32)(random_mel(checkpoint, 2))
+    tokens = torch.randint(0, 1_000, (6, 3), generator=torch.Generator().manual_seed(4))
+    tokens[:3, 0], tokens[3:, 0] = tokens[0, 0], tokens[3, 0]  # the beams of a window begin alike
+    decoder = Decoder(checkpoint, CPU, torch.float32)
+    beams = decoder.start(audio, 3)
+    decoder.step(tokens[::3, :1], beams)
+    beams.fan_out(3)
+    decoder.step(tokens[:, 1:2], beams)
+    parents = torch.tensor([[2, 0, 0], [1, 1, 0]])
+    beams.reorder(parents)
+    hidden, attention = decoder.step(tokens[:, 2:], beams)
+    origins = torch.cat([parents[0], 3 + parents[1]])
+    texts = torch.cat([tokens[origins, :2], tokens[:, 2:]], 1)
+    alone = decoder.start(audio.repeat_interleave(3, 0), 3)
+    expected, expected_attention = decoder.step(texts, alone)
+    torch.testing.assert_close(hidden[:, 0], expected[:, -1], atol=1e-4, rtol=1e-4)
+    by_beam = expected_attention[..., -1].unflatten(0, (2, 3)).permute(0, 2, 3, 1)
+    torch.testing.assert_close(attention, by_beam, atol=1e-5, rtol=1e-4)
 
 
 def test_a_model_without_alignment_heads_aligns_by_the_upper_half(checkpoint: Checkpoint) -> None:

@@ -12,15 +12,17 @@ import torch
 import transformers
 
 from ray_jobs.engines import weights
-from ray_jobs.engines.asr import Window
+from ray_jobs.engines.asr import Window, WindowText
 from ray_jobs.engines.load_asr import load_asr
-from ray_jobs.engines.whisper_decode import Decoded, WhisperDecoder
+from ray_jobs.engines.whisper_beam import beam_search
+from ray_jobs.engines.whisper_decode import Decoded, decode
 from ray_jobs.engines.whisper_features import LogMel
 from ray_jobs.engines.whisper_model import Decoder, Encoder
+from ray_jobs.engines.whisper_scores import Scorer
 from ray_jobs.engines.whisper_torch import WhisperTorch
 from ray_jobs.engines.whisper_vocabulary import Vocabulary
 from ray_jobs.engines.whisper_weights import Checkpoint, load_checkpoint
-from ray_jobs.errors import ModelError, SpecError
+from ray_jobs.errors import ModelError
 from ray_jobs.spec import AsrSpec
 
 pytestmark = pytest.mark.integration
@@ -54,10 +56,10 @@ class TestDecoder:
         return load_checkpoint(weights.resolve("whisper-base"))
 
     @pytest.fixture(scope="class")
-    def decoder(self, checkpoint: Checkpoint) -> WhisperDecoder:
+    def scorer(self, checkpoint: Checkpoint) -> Scorer:
         vocabulary = Vocabulary(weights.resolve("whisper-base"), checkpoint.config.vocab_size)
         model = Decoder(checkpoint, CPU, torch.float32)
-        return WhisperDecoder(model, vocabulary, checkpoint.suppressed, checkpoint.suppressed_first)
+        return Scorer(model, vocabulary, checkpoint.suppressed, checkpoint.suppressed_first)
 
     @pytest.fixture(scope="class")
     def log_mel(self, agent: npt.NDArray[np.int16], checkpoint: Checkpoint) -> torch.Tensor:
@@ -71,9 +73,9 @@ class TestDecoder:
             return Encoder(checkpoint, CPU, torch.float32)(log_mel)
 
     @pytest.fixture(scope="class")
-    def decoded(self, decoder: WhisperDecoder, audio: torch.Tensor) -> list[Decoded]:
+    def decoded(self, scorer: Scorer, audio: torch.Tensor) -> list[Decoded]:
         with torch.inference_mode():
-            return decoder.decode(audio, ["en"] * len(audio))
+            return decode(scorer, audio, ["en"] * len(audio))
 
     def test_tokens_equal_transformers_greedy_ones(
         self, checkpoint: Checkpoint, log_mel: torch.Tensor, decoded: list[Decoded]
@@ -108,24 +110,62 @@ class TestDecoder:
         assert [window.tokens for window in decoded] == texts
 
     def test_a_window_reads_the_same_alone_as_among_others(
-        self, decoder: WhisperDecoder, audio: torch.Tensor, decoded: list[Decoded]
+        self, scorer: Scorer, audio: torch.Tensor, decoded: list[Decoded]
     ) -> None:
         for i, together in enumerate(decoded):
             with torch.inference_mode():
-                (alone,) = decoder.decode(audio[i : i + 1], ["en"])
+                (alone,) = decode(scorer, audio[i : i + 1], ["en"])
             assert alone.tokens == together.tokens
             assert alone.avg_logprob == pytest.approx(together.avg_logprob, abs=1e-3)
             torch.testing.assert_close(alone.attention, together.attention, atol=1e-4, rtol=1e-3)
 
-    def test_samples_hang_on_the_seed_and_not_on_the_company(
-        self, decoder: WhisperDecoder, audio: torch.Tensor
-    ) -> None:
+    def test_samples_hang_on_the_seed_and_not_on_the_company(self, scorer: Scorer, audio: torch.Tensor) -> None:
         with torch.inference_mode():
-            both = decoder.decode(audio[:2], ["en", "en"], 1.0, [7, 8])
-            (alone,) = decoder.decode(audio[1:2], ["en"], 1.0, [8])
-            (other,) = decoder.decode(audio[1:2], ["en"], 1.0, [9])
+            both = decode(scorer, audio[:2], ["en", "en"], 1.0, [7, 8])
+            (alone,) = decode(scorer, audio[1:2], ["en"], 1.0, [8])
+            (other,) = decode(scorer, audio[1:2], ["en"], 1.0, [9])
         assert alone.tokens == both[1].tokens
         assert alone.avg_logprob != other.avg_logprob
+
+    def test_one_beam_is_greedy_decoding(self, scorer: Scorer, audio: torch.Tensor, decoded: list[Decoded]) -> None:
+        with torch.inference_mode():
+            searched = beam_search(scorer, audio, ["en"] * len(audio), 1)
+        for beam, greedy in zip(searched, decoded, strict=True):
+            assert beam.tokens == greedy.tokens
+            assert beam.token_logprobs == pytest.approx(greedy.token_logprobs, abs=1e-3)
+            assert beam.avg_logprob == pytest.approx(greedy.avg_logprob, abs=1e-3)
+            assert beam.no_speech_prob == pytest.approx(greedy.no_speech_prob, abs=1e-4)
+            torch.testing.assert_close(beam.attention, greedy.attention, atol=1e-4, rtol=1e-3)
+
+    def test_beams_are_those_of_the_textbook(self, scorer: Scorer, audio: torch.Tensor) -> None:
+        with torch.inference_mode():
+            searched = beam_search(scorer, audio[:2], ["en", "en"], 3)
+            expected = [textbook_search(scorer, window, 3) for window in audio[:2].split(1)]
+        assert [window.tokens for window in searched] == expected
+
+
+def textbook_search(scorer: Scorer, audio: torch.Tensor, num_beams: int) -> list[int]:
+    """One window's best text, every text of every step read from its start."""
+    beams: list[tuple[float, list[int]]] = [(0.0, [])]
+    ended: list[tuple[float, list[int]]] = []
+    prompt = torch.tensor([scorer.vocabulary.prompt("en")])
+    while len(ended) < num_beams:
+        candidates = []
+        for total, text in beams:
+            tokens = torch.tensor([text], dtype=torch.long)
+            state = scorer.model.start(audio, prompt.shape[1] + len(text))
+            hidden, _ = scorer.model.step(torch.cat([prompt, tokens], 1), state)
+            logprobs = scorer.scores(hidden[:, -1], tokens)[0].log_softmax(-1)
+            candidates += [(total + logprob, [*text, token]) for token, logprob in enumerate(logprobs.tolist())]
+        beams = []
+        for total, text in sorted(candidates, key=lambda candidate: -candidate[0]):
+            if text[-1] == scorer.vocabulary.end:
+                ended.append((total, text[:-1]))
+            else:
+                beams.append((total, text))
+            if len(beams) == num_beams:
+                break
+    return max(ended[:num_beams], key=lambda pair: pair[0] / len(pair[1]))[1]
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +209,66 @@ class TestEngine:
         assert len(words) < 60, "a loop was not cut"
         assert all(0 <= word.start_s <= word.end_s <= 30 for word in words)
 
+    def test_beams_and_timestamps_read_the_same_words_in_segments(self, agent: npt.NDArray[np.int16]) -> None:
+        turns = [t for t in json.loads((SAMPLES / "03_internet_outage.json").read_text())["turns"] if t["channel"] == 0]
+        window = a_window(agent[: round((turns[1]["end_s"] + 0.2) * RATE_HZ)])
+        (heard,) = WhisperTorch(a_spec(beam_size=2, timestamps=True), num_threads=2).transcribe([window])
+        said = " ".join(segment.text for segment in heard.segments)
+        assert said.casefold().startswith("tidewater fiber support")
+        assert said.split() == [word.text for segment in heard.segments for word in segment.words]
+        assert len(heard.segments) > 1
+        edges = [edge for segment in heard.segments for edge in (segment.start_s, segment.end_s)]
+        assert edges == sorted(edges)
+        assert edges[-1] == pytest.approx(turns[1]["end_s"], abs=0.5)
+
+    def test_a_batch_beyond_the_memory_is_halved_and_so_are_those_that_follow(
+        self, engine: WhisperTorch, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sizes: list[int] = []
+
+        def read(windows: list[Window]) -> list[WindowText]:
+            sizes.append(len(windows))
+            if len(windows) > 3:
+                raise torch.OutOfMemoryError("a card of three windows")
+            return [WindowText(language=f"{len(window.pcm)}", segments=()) for window in windows]
+
+        monkeypatch.setattr(engine, "_transcribe_batch", read)
+        monkeypatch.setattr(engine, "_batch_size", 10)
+        monkeypatch.setattr(engine, "_num_workers", 1)
+        windows = [a_window(np.zeros(length, np.int16)) for length in range(1, 11)]
+        before = engine.stats()["num_batches_halved"]
+        assert [text.language for text in engine.transcribe(windows)] == [f"{i}" for i in range(1, 11)]
+        assert engine.stats()["num_batches_halved"] - before == 2
+        assert max(sizes[2:]) <= 5
+        sizes.clear()
+        engine.transcribe(windows)
+        assert max(sizes) <= 3
+
+    def test_one_window_beyond_the_memory_is_the_caller_s(
+        self, engine: WhisperTorch, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def read(windows: list[Window]) -> list[WindowText]:
+            raise torch.OutOfMemoryError("a card of none")
+
+        monkeypatch.setattr(engine, "_transcribe_batch", read)
+        monkeypatch.setattr(engine, "_batch_size", 2)
+        with pytest.raises(torch.OutOfMemoryError):
+            engine.transcribe([a_window(np.zeros(8, np.int16))] * 2)
+
+    @pytest.mark.parametrize(("free_bytes", "expected"), [(80e9, 256), (2e9, 7), (1e6, 1)])
+    def test_a_card_s_batch_follows_from_what_four_windows_take(
+        self, engine: WhisperTorch, monkeypatch: pytest.MonkeyPatch, free_bytes: float, expected: int
+    ) -> None:
+        probes: list[int] = []
+        monkeypatch.setattr(engine, "_transcribe_batch", lambda windows: probes.append(len(windows)))
+        monkeypatch.setattr(engine, "_num_workers", 2)
+        monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 1e9)
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 1e9 + 4 * 1e8)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free_bytes, 80e9))
+        assert engine._measure_batch_size(a_window(np.zeros(RATE_HZ, np.int16))) == expected
+        assert probes == [4]
+
     def test_counts_what_it_did(self, engine: WhisperTorch, agent: npt.NDArray[np.int16]) -> None:
         before = engine.stats()
         engine.transcribe([a_window(agent[: 2 * RATE_HZ])])
@@ -189,11 +289,6 @@ class TestLoading:
     def test_a_language_the_model_lacks_is_refused(self) -> None:
         with pytest.raises(ModelError, match=r"^asr.language xx: model whisper-base knows .*\ben\b"):
             WhisperTorch(a_spec(language="xx"), num_threads=1)
-
-    @pytest.mark.parametrize("settings", [{"compute_type": "int8"}, {"beam_size": 5}])
-    def test_what_it_cannot_do_is_refused(self, settings: dict[str, object]) -> None:
-        with pytest.raises(SpecError, match=rf"^asr.{next(iter(settings))} .*: whisper_torch"):
-            WhisperTorch(a_spec(**settings), num_threads=1)
 
     def test_a_truncated_model_is_refused_in_one_line(self, tmp_path: Path) -> None:
         shutil.copytree(weights.resolve("whisper-base"), tmp_path, dirs_exist_ok=True)

@@ -15,6 +15,7 @@ RELEASED = {
     "disposition/v1": "ede42599153d101c",
     "judge/v1": "ecef082fef905875",
     "preference/v1": "32584c95899343ee",
+    "secrets/v1": "a7ae993a012b2777",
     "summary/v1": "b15453690536cc48",
 }
 """Content hashes. A file that has to change becomes vN+1; its hash is added here."""

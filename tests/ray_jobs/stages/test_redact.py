@@ -6,10 +6,11 @@ from dataclasses import asdict, replace
 import pytest
 
 from ray_jobs.engines.conversation import Line
-from ray_jobs.engines.pii import PiiSpan, Redactor
+from ray_jobs.engines.pii import PiiSpan, Redactor, Suggestion
 from ray_jobs.records import Failure, Transcript, Utterance, Word, outcomes_to_table
 from ray_jobs.spec import RedactSpec
 from ray_jobs.stages.redact import redact
+from tests.ray_jobs.engines.fake_llm import FakeLlm
 
 FAILURE = Failure(call_id="b", uri="b.wav", code="truncated", stage="etl", reason="cut short")
 
@@ -21,8 +22,8 @@ class FindsText:
         self.spec = RedactSpec()
         self._secrets = secrets
 
-    def find(self, lines: Sequence[Line]) -> list[PiiSpan]:
-        return [
+    def find(self, lines: Sequence[Line], suggestions: Sequence[Suggestion] = ()) -> list[PiiSpan]:
+        spans = [
             PiiSpan(
                 line=index,
                 start=start,
@@ -33,9 +34,10 @@ class FindsText:
                 score=1.0,
             )
             for index, line in enumerate(lines)
-            for secret in self._secrets
+            for secret in (*self._secrets, *(suggestion.text for suggestion in suggestions))
             if (start := line.text.find(secret)) >= 0
         ]
+        return sorted(spans, key=lambda span: (span.line, span.start))
 
 
 def utterance(text: str, words: Sequence[str] | None = None, *, channel: int = 0, start_s: float = 0.0) -> Utterance:
@@ -131,7 +133,7 @@ def test_store_unredacted_passes_transcripts_as_they_are() -> None:
 
 def test_a_call_whose_redaction_raises_is_withheld_and_its_neighbours_pass() -> None:
     class Breaks(FindsText):
-        def find(self, lines: Sequence[Line]) -> list[PiiSpan]:
+        def find(self, lines: Sequence[Line], suggestions: Sequence[Suggestion] = ()) -> list[PiiSpan]:
             if any("Helen" in line.text for line in lines):
                 raise ValueError(f"cannot parse {lines}")
             return []
@@ -143,6 +145,22 @@ def test_a_call_whose_redaction_raises_is_withheld_and_its_neighbours_pass() -> 
     assert "ValueError" in failure.reason
     assert "Helen" not in failure.reason
     assert isinstance(neighbour, Transcript)
+
+
+def test_what_a_language_model_suggests_is_redacted_with_what_was_found() -> None:
+    reader = FakeLlm(lambda _: '{"secrets": [{"kind": "PERSON", "text": "Zorro"}]}')
+    (outcome,) = redact([transcript(utterance("call Zorro on 555"))], FindsText("555"), reader)
+    assert isinstance(outcome, Transcript)
+    assert outcome.utterances[0].text == "call [SECRET_1] on [SECRET_1]"
+
+
+def test_a_call_the_language_model_gave_no_answer_about_is_withheld() -> None:
+    reader = FakeLlm(lambda _: '{"secrets": "Zorro"}')
+    (outcome,) = redact([transcript(utterance("call Zorro"))], FindsText(), reader)
+    assert isinstance(outcome, Failure)
+    assert (outcome.code, outcome.stage) == ("redaction_error", "redact")
+    assert "the language model gave no valid answer" in outcome.reason
+    assert "Zorro" not in outcome.reason
 
 
 # ---------------------------------------------------------------------------------------- canaries, real recognisers

@@ -17,7 +17,7 @@ from whisper_normalizer.english import EnglishTextNormalizer
 from ray_jobs.engines.asr import MAX_WINDOW_S, Segment, Window, WindowText, WindowWord
 from ray_jobs.engines.load_asr import load_asr
 from ray_jobs.errors import ModelError
-from ray_jobs.records import CallAudio, Failure, Outcome, Span, Transcript
+from ray_jobs.records import CallAudio, Failure, Outcome, Span, Transcript, outcomes_to_table, table_to_outcomes
 from ray_jobs.spec import AsrSpec, ChannelSpec
 from ray_jobs.stages.transcribe import transcribe
 from tests.ray_jobs.engines.fake_asr import GERMAN, POISON, FakeAsr
@@ -138,6 +138,17 @@ class TestUtterances:
         assert (utterance.role, utterance.avg_logprob, utterance.no_speech_prob) == ("mixed", -0.5, 0.25)
         assert (outcome.asr_model, outcome.redacted, outcome.speech_s) == ("fake", False, 0.5)
 
+    def test_say_where_a_loop_was_cut(self) -> None:
+        class Looping(FakeAsr):
+            def transcribe(self, windows: Sequence[Window]) -> list[WindowText]:
+                texts = super().transcribe(windows)
+                return [replace(t, segments=tuple(replace(s, repetition_cut=True) for s in t.segments)) for t in texts]
+
+        call = a_call((0, 0.0, a_word(1)))
+        for engine, expected in ((FakeAsr(), False), (Looping(), True)):
+            outcomes = table_to_outcomes(outcomes_to_table(hear(engine, call)))
+            assert [u.repetition_cut for o in outcomes if isinstance(o, Transcript) for u in o.utterances] == [expected]
+
 
 class TestLanguage:
     def test_of_the_call_is_that_of_most_of_its_speech(self) -> None:
@@ -146,6 +157,20 @@ class TestLanguage:
         assert isinstance(outcome, Transcript)
         assert outcome.language == "en"
         assert [u.language for u in outcome.utterances] == ["de", "en"]
+
+    def test_of_a_channel_is_one_and_windows_taken_for_another_are_read_again(self) -> None:
+        engine = FakeAsr()
+        german, english = a_word(GERMAN, 25.0), a_word(1, 20.0)
+        call = a_call((0, 0.0, german), (0, 30.0, english), (0, 60.0, german), (1, 0.0, a_word(2)))
+        (outcome,) = hear(engine, call, language=None)
+        assert isinstance(outcome, Transcript)
+        assert [(u.channel, u.language) for u in outcome.utterances] == [(1, "en"), (0, "de"), (0, "de"), (0, "de")]
+        assert engine.num_batches == 2
+
+    def test_that_was_told_is_not_looked_for(self) -> None:
+        engine = FakeAsr()
+        hear(engine, a_call((0, 0.0, a_word(GERMAN, 25.0)), (0, 30.0, a_word(1, 25.0))), language="en")
+        assert engine.num_batches == 1
 
     def test_without_blanks_between_words_gets_none(self) -> None:
         (outcome,) = hear(FakeAsr({1: "你", 2: "好"}), a_call((0, 0.0, [*a_word(1), *a_word(2)])), language="zh")
