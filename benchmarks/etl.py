@@ -1,20 +1,24 @@
-"""What audio ETL costs per core: `python -m benchmarks.etl [--calls N] [--rounds N]`.
+"""What audio ETL costs per core: `python -m benchmarks.etl [--calls N] [--rounds N] [--speech FOLDER]`.
 
-Stereo G.711 calls, half of each channel silence (the sample calls strung together in seeded orders), go from bytes in
-memory to speech; fetching is left out, and so is Spark's own share. In the same run, in turn, the peers' way does the
-same: soundfile, torchaudio's resampling to 16 kHz, and Silero VAD stream by stream with our spec's settings, once with
-the package's usual streaming model and once with its sequence model, which is its fastest (the `peer` of the ratio).
+Stereo G.711 calls, half of each channel silence (the sample calls strung together in seeded orders), go from files on
+the local disk to tables of speech in Ray's object store: Spark on Ray, as the main job has it, in waves of several
+partitions. In the same run, in turn, the peers' way has the same calls: soundfile, torchaudio's resampling to 16 kHz,
+and Silero VAD stream by stream with our spec's settings, once with the package's usual streaming model and once with
+its sequence model, which is its fastest (the `peer` of the ratio).
 
-ours, peer         call-seconds per core-second: CPU time of all processes, median over rounds
+ours, peer         call-seconds per core-second, median over rounds: the CPU time of all processes, Ray's and the JVMs'
+                   included, from the second wave on; start_up_core_s is what comes before, however many calls follow
+ours_no_spark      the same without Spark and Ray: bytes in memory to rows of speech, in this process
 frame_f1           agreement with per-stream Silero on its 32 ms chunks at the threshold, lowest over corpora
 frame_f1_spans     the same for what is kept in the end, after padding and merging
 turns              share of the sample calls' turns that is kept (recall), and of the rest (extra), ours and peer's
 cross_talk         each party bleeds into the other's channel: share of that bleed that is kept, and of one's own speech
                    while both talk (of what is kept of it without bleed)
-peak_memory_mib    of a fresh process, against the minutes of calls in its partition
+peak_memory_mib    of an executor, its JVM and its Python worker, and of this way without Spark in a fresh process,
+                   against the minutes of calls in its partition
 long_call          the same of one recording of some hours on disk, beside the speech it hands over
 
-Needs soundfile and silero-vad. CALLMILL_SPEECH_DATA adds a folder of real recordings to the agreement.
+Needs soundfile and silero-vad. --speech adds a folder of recordings, with a manifest.tsv, to the agreement.
 """
 
 import argparse
@@ -26,25 +30,36 @@ import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import NamedTemporaryFile, TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 import numpy.typing as npt
+import psutil
 
+from ray_jobs.ledger import Ledger, Partition
 from ray_jobs.records import Call, CallAudio
-from ray_jobs.spec import EtlSpec
+from ray_jobs.runtime import SPARK_MASTER_CPUS, prepare_environment, ray_cluster
+from ray_jobs.spec import EtlSpec, parse_spec
+from spark_etl import job
 from spark_etl.decode import Samples
 from spark_etl.helper import Decoder
 from spark_etl.job import open_part
+from spark_etl.plan import make_plan
 from spark_etl.prepare import prepare_partition
 from spark_etl.recording import Recording as Stored
 from spark_etl.vad import CHUNK_S, speech_probabilities
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 SAMPLES = Path(__file__).parents[1] / "tests" / "data" / "sample_calls"
 STEREO = (
@@ -102,10 +117,9 @@ def telephone_calls(num_calls: int) -> tuple[list[bytes], float, float]:
     """mu-law stereo WAV files, the sample calls in seeded orders; their seconds; the silent share of a channel."""
     parts = [_at_8khz(call) for call in sample_calls() if call.name in STEREO]
     shuffle = random.Random(0)
-    files = [
-        _mu_law_wav(np.concatenate(shuffle.sample([pcm for pcm, _ in parts], len(parts)), axis=1))
-        for _ in range(num_calls)
-    ]
+    calls = [np.concatenate(shuffle.sample([pcm for pcm, _ in parts], len(parts)), axis=1) for _ in range(num_calls)]
+    # No two are of one length: they would be looked at as duplicates, and some orders do come twice.
+    files = [_mu_law_wav(pcm[:, number * 8 :]) for number, pcm in enumerate(calls)]
     call_s = sum(pcm.shape[1] for pcm, _ in parts) / 8000
     spoken_s = sum(end - start for _, turns in parts for _, start, end in turns)
     return files, call_s * num_calls, 1 - spoken_s / (2 * call_s)
@@ -137,7 +151,7 @@ def _mu_law_wav(pcm: Samples) -> bytes:
 
 
 def ours(files: Sequence[bytes]) -> list[CallAudio]:
-    calls = [  # each has a size of its own, so that orders of the parts that come twice are done twice
+    calls = [  # each has a size of its own: none is looked at as a duplicate
         Call(call_id=str(i), uri=str(i), source=str(i), size_bytes=i, version="", expected_speech_s=0)
         for i in range(len(files))
     ]
@@ -209,6 +223,49 @@ def _wide(recording: Recording) -> npt.NDArray[np.float32]:
     return _at_16khz(recording.pcm.astype(np.float32) * np.float32(1 / 32768), recording.sample_rate_hz)
 
 
+@contextmanager
+def spark_on_ray() -> Iterator["SparkSession"]:
+    """A Ray of this process's own and Spark on it, as the spec's defaults have them."""
+    spec = parse_spec({"input": {"uri": "."}, "llm": {"engine": "none"}})
+    prepare_environment(("etl",))
+    with ray_cluster(spec, ("etl",)):
+        try:
+            yield job.start_spark(spec.etl.spark, SPARK_MASTER_CPUS)
+        finally:
+            job.stop_spark()
+
+
+def planned(files: Sequence[bytes], folder: Path, calls_per_partition: int) -> Sequence[Partition]:
+    """The partitions of these calls, which are put into the folder."""
+    for number, data in enumerate(files):
+        (folder / f"{number:04}.wav").write_bytes(data)
+    limits = {"max_calls": calls_per_partition, "max_speech_s": 1e9, "max_bytes": 1 << 40}
+    document = {"input": {"uri": str(folder)}, "output": {"uri": str(folder / "out")}, "etl": {"partition": limits}}
+    return make_plan(parse_spec(document), Ledger(str(folder / "out"))).partitions
+
+
+def through_spark(spark: "SparkSession", partitions: Sequence[Partition]) -> None:
+    """One wave, into Ray's object store and out of Spark's caches again."""
+    import ray
+
+    wave = job.cache_wave(spark, partitions, ETL)
+    for table in job.to_ray(wave):
+        ray.get(table)
+    job.release(spark, wave)
+
+
+def executor_peak_mib() -> dict[str, float]:
+    """What the executor's JVM and its Python worker have needed at their height so far."""
+    peaks = {"jvm": 0.0, "python": 0.0}
+    for process in psutil.Process().children(recursive=True):
+        if process.name() == "java" and process.children():
+            workers = [child for child in process.children(recursive=True) if child.name().startswith("python")]
+            if workers:
+                peaks["jvm"] = max(peaks["jvm"], _peak_mib(process.pid))
+                peaks["python"] = max(_peak_mib(worker.pid) for worker in workers)
+    return peaks
+
+
 def peak_memory_mib(num_calls: int) -> float:
     """What a fresh process that prepares a partition of so many calls needs at its height, the calls included."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
@@ -217,7 +274,7 @@ def peak_memory_mib(num_calls: int) -> float:
 
 def _peak_memory_mib(num_calls: int) -> float:
     ours(telephone_calls(num_calls)[0])
-    return _own_peak_mib()
+    return _peak_mib(os.getpid())
 
 
 def long_call(hours: int) -> dict[str, float]:
@@ -239,27 +296,30 @@ def _long_call(path: str) -> dict[str, float]:
     assert isinstance(row, CallAudio)
     return {
         "hours": row.duration_s / 3600,
-        "peak_memory_mib": _own_peak_mib(),
+        "peak_memory_mib": _peak_mib(os.getpid()),
         "speech_mib": len(row.pcm) / 2**20,
     }
 
 
-def _own_peak_mib() -> float:
-    status = Path("/proc/self/status").read_text()  # getrusage would count what the parent was when it forked
+def _peak_mib(process_id: int) -> float:
+    status = Path(f"/proc/{process_id}/status").read_text()  # getrusage would count what the parent was at the fork
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def call_seconds_per_core_second(
-    way: Callable[[Sequence[bytes]], object], files: Sequence[bytes], call_s: float
-) -> float:
+def core_seconds(work: Callable[[], object]) -> float:
+    """CPU seconds that this process, and all below it, spend meanwhile."""
     before = _cpu_s()
-    way(files)
-    return call_s / (_cpu_s() - before)
+    work()
+    return _cpu_s() - before
 
 
 def _cpu_s() -> float:
-    """CPU seconds of this process and of those it started and saw end."""
-    return sum(os.times()[:4])
+    """Of processes that have ended, their parents know."""
+    total = 0.0
+    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+        with suppress(psutil.Error):
+            total += sum(process.cpu_times()[:4])
+    return total
 
 
 # ---------------------------------------------------------------------------------------------------------- agreement
@@ -379,8 +439,10 @@ def cross_talk(recordings: Sequence[Recording]) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Call-seconds of audio ETL per core-second, beside per-stream Silero.")
-    parser.add_argument("--calls", type=int, default=12)
+    parser.add_argument("--calls", type=int, default=12, help="calls of six minutes in a partition")
+    parser.add_argument("--partitions", type=int, default=4, help="partitions in a wave of Spark")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--speech", type=Path, metavar="FOLDER", help="recordings and their manifest.tsv")
     arguments = parser.parse_args()
     try:
         streaming, sequence = Peer(sequence=False), Peer(sequence=True)
@@ -388,22 +450,42 @@ def main() -> None:
     except ImportError as error:
         sys.exit(f"the peer is missing: {error.name}; pip install soundfile silero-vad")
 
-    files, call_s, silent = telephone_calls(arguments.calls)
+    files, call_s, silent = telephone_calls(arguments.calls * arguments.partitions)
+    each_s = call_s / len(files)
     print(f"{len(files)} stereo mu-law calls, {call_s / 60:.0f} minutes, {silent:.0%} of a channel silent", flush=True)
-    ways: dict[str, Callable[[Sequence[bytes]], object]] = {"ours": ours, "sequence": sequence, "streaming": streaming}
-    rates: dict[str, list[float]] = {name: [] for name in ways}
-    for way in ways.values():
-        way(files[:1])  # weights and code are loaded
-    for _ in range(arguments.rounds):
-        for name, way in ways.items():
-            given = files[: max(1, len(files) // 4)] if name == "streaming" else files  # it takes its time
-            rates[name].append(call_seconds_per_core_second(way, given, call_s * len(given) / len(files)))
-        print("  ".join(f"{name} {values[-1]:,.0f}" for name, values in rates.items()), flush=True)
+    in_process: dict[str, tuple[Callable[[Sequence[bytes]], object], Sequence[bytes]]] = {
+        "ours_no_spark": (ours, files[: arguments.calls]),
+        "sequence": (sequence, files[: arguments.calls]),
+        "streaming": (streaming, files[: max(1, arguments.calls // 4)]),  # it takes its time
+    }
+    rates: dict[str, list[float]] = {name: [] for name in ("ours", *in_process)}
+    for way, given in in_process.values():
+        way(given[:1])  # weights and code are loaded
+    for _ in range(arguments.rounds):  # before Ray is there, whose idling is not theirs
+        for name, (way, given) in in_process.items():
+            rates[name].append(each_s * len(given) / core_seconds(partial(way, given)))
+        print("  ".join(f"{name} {values[-1]:,.0f}" for name, values in rates.items() if values), flush=True)
+    memory: dict[str, dict[str, float]] = {}
+    before_s = _cpu_s()
+    with TemporaryDirectory() as folder, spark_on_ray() as spark:
+        for num_calls in (1, arguments.calls, 3 * arguments.calls):
+            part = Path(folder, str(num_calls))
+            part.mkdir()
+            through_spark(spark, planned(files[:num_calls], part, num_calls))
+            memory.setdefault(f"{each_s * num_calls / 60:.0f} min", executor_peak_mib())
+            if num_calls == 1:
+                start_up_core_s = _cpu_s() - before_s
+        whole = Path(folder, "whole")
+        whole.mkdir()
+        partitions = planned(files, whole, arguments.calls)
+        for _ in range(arguments.rounds):
+            rates["ours"].append(call_s / core_seconds(partial(through_spark, spark, partitions)))
+            print(f"ours {rates['ours'][-1]:,.0f}", flush=True)
 
     samples = list(sample_calls())
     corpora = {"sample_calls": samples}
-    if folder := os.environ.get("CALLMILL_SPEECH_DATA"):
-        corpora["speech_data"] = list(speech_data(Path(folder)))
+    if arguments.speech:
+        corpora["speech"] = list(speech_data(arguments.speech))
     agreements = {name: agreement(recordings, sequence) for name, recordings in corpora.items()}
     medians = {name: statistics.median(values) for name, values in rates.items()}
     result = {
@@ -412,6 +494,8 @@ def main() -> None:
         "peer": medians["sequence"],
         "ratio": medians["ours"] / medians["sequence"],
         "unit": "call-seconds per core-second",
+        "ours_no_spark": medians["ours_no_spark"],
+        "start_up_core_s": start_up_core_s,
         "peer_streaming": medians["streaming"],
         "ratio_streaming": medians["ours"] / medians["streaming"],
         "frame_f1": min(frames for frames, _ in agreements.values()),
@@ -421,7 +505,8 @@ def main() -> None:
         "cross_talk": cross_talk(samples),
         "silent_share": silent,
         "call_s": call_s,
-        "peak_memory_mib": {f"{call_s / len(files) * n / 60:.0f} min": peak_memory_mib(n) for n in (1, 12, 48)},
+        "peak_memory_mib": memory,
+        "peak_memory_no_spark_mib": {f"{each_s * n / 60:.0f} min": peak_memory_mib(n) for n in (1, 12, 48)},
         "long_call": [long_call(hours) for hours in (1, 3, 9)],
         "num_rounds": arguments.rounds,
     }
