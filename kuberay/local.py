@@ -516,7 +516,8 @@ def _processes(head: _Head) -> list[int]:
     what Ray renames loses its environment. Zombies, which only wait to be reaped, do not count.
     """
     leader = _command(head.group)
-    group = head.group if not leader or head.folder in leader else 0  # 0: the number is somebody else's by now
+    # None where nothing was started (0 would be the kernel's own), or the number is somebody else's by now.
+    group = head.group if head.group and (not leader or head.folder in leader) else None
     mark = f"{HEAD_MARK}={head.folder}\0".encode()
     found = []
     for path in Path("/proc").glob("[0-9]*"):
