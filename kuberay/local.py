@@ -285,7 +285,6 @@ class LocalBackend:
     # --- requests -------------------------------------------------------------------------------------------------
 
     async def _submit(self, spec: JobSpec, job: _Job) -> None:
-        head = await self._ready_head(job.cluster)
         body = {
             "submission_id": job.name,
             "entrypoint": spec.entrypoint,
@@ -297,6 +296,7 @@ class LocalBackend:
         }
         ends = time.monotonic() + START_TIMEOUT_S
         while True:
+            head = await self._ready_head(job.cluster)
             try:
                 await self._ask(head, "POST", "/api/jobs/", json=body)
                 return
@@ -305,7 +305,7 @@ class LocalBackend:
                     return
                 raise
             except UnreachableError:  # a new head takes jobs some time after it first answers
-                if time.monotonic() > ends or not _alive(head):
+                if time.monotonic() > ends:
                     raise
 
     async def _ready_head(self, cluster: str) -> _Head:
@@ -454,12 +454,21 @@ def _environment(ray_python: str, head: _Head) -> dict[str, str]:
     """Ours without Airflow's secrets, with `python` meaning the interpreter that has Ray, and the head's mark."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW", "_AIRFLOW", "RAY_"))}
     path = os.pathsep.join([str(Path(ray_python).parent), kept.get("PATH", os.defpath)])
-    return {**kept, "PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": head.token, HEAD_MARK: head.folder}
+    return {
+        **kept,
+        "PATH": path,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": head.token,
+        # On a busy machine Ray's agent is late, and with it Ray would give up the whole head after 30 s.
+        "RAY_agent_register_timeout_ms": str(START_TIMEOUT_S * 1000),
+        HEAD_MARK: head.folder,
+    }
 
 
 def _last_line(text: str) -> str:
     """What happened: Ray answers with a traceback."""
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no reason is given")
+    lines = [line.strip() for line in text.splitlines() if any(map(str.isalnum, line))]
+    return lines[-1] if lines else "no reason is given"
 
 
 def _free_ports(count: int) -> list[int]:
@@ -516,7 +525,8 @@ def _processes(head: _Head) -> list[int]:
     what Ray renames loses its environment. Zombies, which only wait to be reaped, do not count.
     """
     leader = _command(head.group)
-    group = head.group if not leader or head.folder in leader else 0  # 0: the number is somebody else's by now
+    # None where nothing was started (0 would be the kernel's own), or the number is somebody else's by now.
+    group = head.group if head.group and (not leader or head.folder in leader) else None
     mark = f"{HEAD_MARK}={head.folder}\0".encode()
     found = []
     for path in Path("/proc").glob("[0-9]*"):
