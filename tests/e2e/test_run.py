@@ -1,6 +1,7 @@
 """The main job as a newcomer meets it: samples in, everything out; and what a later change makes it do again."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,8 @@ def test_what_the_caller_said_in_confidence_is_in_no_output(output: Path) -> Non
     for path in output.rglob("*.parquet"):
         texts[path] = json.dumps(pq.read_table(path).to_pylist(), ensure_ascii=False)
     assert len(texts) > 10
+    # probabilities and times have many digits, and four of them in a row by chance
+    texts = {path: re.sub(r"\d\.\d+(e-\d+)?", "0", text) for path, text in texts.items()}
     found = {(path.name, secret) for path, text in texts.items() for secret in SECRETS if secret in text.lower()}
     assert not found
 
