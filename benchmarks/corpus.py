@@ -209,13 +209,17 @@ def at_8khz(path: Path, decoder: Decoder) -> Samples:
     """A recording as int16, shape (num_channels, num_samples), at RATE_HZ."""
     with Recording(path.open("rb")) as recording:
         blocks = list(decoder.decode(recording))
-    pcm = np.concatenate([block.pcm for block in blocks], axis=1)
-    if blocks[0].sample_rate_hz == RATE_HZ:
+    return resample(np.concatenate([block.pcm for block in blocks], axis=1), blocks[0].sample_rate_hz)
+
+
+def resample(pcm: Samples, sample_rate_hz: int) -> Samples:
+    """int16 samples, shape (1 or 2, num_samples), at RATE_HZ."""
+    if sample_rate_hz == RATE_HZ:
         return pcm
     layout = "mono" if len(pcm) == 1 else "stereo"
     resampler = av.AudioResampler(format="s16p", layout=layout, rate=RATE_HZ)
     frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(pcm), format="s16p", layout=layout)
-    frame.sample_rate = blocks[0].sample_rate_hz
+    frame.sample_rate = sample_rate_hz
     resampled = [f.to_ndarray() for f in (*resampler.resample(frame), *resampler.resample(None))]
     return np.concatenate(resampled, axis=1)
 

@@ -40,11 +40,11 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile, TemporaryDirectory
 from typing import TYPE_CHECKING
 
-import av
 import numpy as np
 import numpy.typing as npt
 import psutil
 
+from benchmarks.corpus import mu_law_wav, resample
 from ray_jobs.ledger import Ledger, Partition
 from ray_jobs.records import Call, CallAudio
 from ray_jobs.runtime import SPARK_MASTER_CPUS, prepare_environment, ray_cluster
@@ -115,36 +115,14 @@ def _decoded(path: Path, turns: tuple[tuple[int, float, float], ...] = ()) -> Re
 
 def telephone_calls(num_calls: int) -> tuple[list[bytes], float, float]:
     """mu-law stereo WAV files, the sample calls in seeded orders; their seconds; the silent share of a channel."""
-    parts = [_at_8khz(call) for call in sample_calls() if call.name in STEREO]
+    parts = [(resample(c.pcm, c.sample_rate_hz), c.turns) for c in sample_calls() if c.name in STEREO]
     shuffle = random.Random(0)
     calls = [np.concatenate(shuffle.sample([pcm for pcm, _ in parts], len(parts)), axis=1) for _ in range(num_calls)]
     # No two are of one length: they would be looked at as duplicates, and some orders do come twice.
-    files = [_mu_law_wav(pcm[:, number * 8 :]) for number, pcm in enumerate(calls)]
+    files = [mu_law_wav(pcm[:, number * 8 :]) for number, pcm in enumerate(calls)]
     call_s = sum(pcm.shape[1] for pcm, _ in parts) / 8000
     spoken_s = sum(end - start for _, turns in parts for _, start, end in turns)
     return files, call_s * num_calls, 1 - spoken_s / (2 * call_s)
-
-
-def _at_8khz(call: Recording) -> tuple[Samples, tuple[tuple[int, float, float], ...]]:
-    if call.sample_rate_hz == 8000:
-        return call.pcm, call.turns
-    resampler = av.AudioResampler(format="s16p", layout="stereo", rate=8000)
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(call.pcm), format="s16p", layout="stereo")
-    frame.sample_rate = call.sample_rate_hz
-    return np.concatenate(
-        [f.to_ndarray() for f in (*resampler.resample(frame), *resampler.resample(None))], axis=1
-    ), call.turns
-
-
-def _mu_law_wav(pcm: Samples) -> bytes:
-    file = BytesIO()
-    with av.open(file, "w", format="wav") as container:
-        stream = container.add_stream("pcm_mulaw", rate=8000, layout="stereo")
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(pcm.T).reshape(1, -1), format="s16", layout="stereo")
-        frame.sample_rate = 8000
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return file.getvalue()
 
 
 # ------------------------------------------------------------------------------------------------------------- ways

@@ -38,6 +38,7 @@ from benchmarks import harness
 from benchmarks.corpus import Corpus, make_corpus
 from benchmarks.harness import Contestant, Reading
 from benchmarks.peers import read_texts
+from benchmarks.simulation import work_s
 from benchmarks.wer import Errors, normalise
 
 PEERS = ("pods", "batched", "ray_data")
@@ -105,7 +106,7 @@ class Race:
         elif name == BARE:
             facts.update(json.loads((out / "bare.json").read_text()))
         if name in ("fused", "fused_plain"):
-            facts["steady_call_s_per_s"] = self.corpus.audio_s / _steady_s(out)
+            facts["steady_call_s_per_s"] = self.corpus.audio_s / work_s(json.loads((out / "report.json").read_text()))
         shutil.rmtree(out)
         return facts
 
@@ -126,14 +127,6 @@ def _our_texts(folder: Path) -> dict[str, list[str]]:
             said[utterance["channel"]].append(utterance["text"])
         texts[row["call_id"]] = [" ".join(parts) for parts in said]
     return texts
-
-
-def _steady_s(out: Path) -> float:
-    """From the first partition handed to ASR to the end of the last redaction, which ends with the commit."""
-    report = json.loads((out / "report.json").read_text())
-    stages = [stage for partition in report["partitions"] for stage in partition["stages"]]
-    first = min(stage["start_s"] for stage in stages if stage["stage"] == "asr")
-    return float(max(stage["end_s"] for stage in stages) - first)
 
 
 def summarise(race: Race, readings: Mapping[str, Sequence[Reading]]) -> dict[str, Any]:
