@@ -5,7 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,15 @@ def captured(path: Path) -> Iterator[None]:
                 os.close(copy)
 
 
+def commands_of_children() -> list[str]:
+    """Command lines of all that live below this process; what other tests left to be reaped has none."""
+    commands = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            commands.append(" ".join(child.cmdline()))
+    return commands
+
+
 @pytest.fixture(scope="module")
 def load_output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("vllm") / "output"
@@ -74,7 +83,7 @@ def engine(without_flask: None, load_output: Path) -> Iterator[Any]:
 
 def test_loading_is_quiet_and_starts_no_process_that_could_outlive_this_one(engine: Any, load_output: Path) -> None:
     assert load_output.read_text() == ""
-    assert [child for child in psutil.Process().children(recursive=True) if "vllm" in " ".join(child.cmdline())] == []
+    assert [command for command in commands_of_children() if "vllm" in command] == []
 
 
 def test_each_prompt_gets_its_own_answer_in_order(engine: Any) -> None:
