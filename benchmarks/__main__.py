@@ -14,6 +14,7 @@ from kuberay.errors import InvalidSpecError
 SUITES = {
     "airflow": "benchmarks.airflow",
     "etl": "benchmarks.etl",
+    "handoff": "benchmarks.handoff",
     "asr": "benchmarks.asr",
     "listing": "benchmarks.listing",
     "llm": "benchmarks.llm",

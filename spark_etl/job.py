@@ -122,7 +122,7 @@ def _keys(spark: "SparkSession", partitions: Sequence[Partition]) -> "DataFrame"
     return spark.createDataFrame(spark.sparkContext.parallelize(plans, len(plans)), "plan string")
 
 
-def cache_wave(spark: "SparkSession", partitions: Sequence[Partition], etl: EtlSpec) -> CachedWave:
+def cache_wave(spark: "SparkSession", wave: "DataFrame") -> CachedWave:
     """Compute a wave and keep it in the executors, in memory or on disk, until `release`.
 
     This and `to_ray` do what raydp.spark.from_spark_recoverable does, without the Ray Dataset it makes in between:
@@ -132,7 +132,7 @@ def cache_wave(spark: "SparkSession", partitions: Sequence[Partition], etl: EtlS
 
     context = spark.sparkContext
     level = context._getJavaStorageLevel(StorageLevel.MEMORY_AND_DISK)
-    info = _raydp(spark).prepareRecoverableRDD(prepare_wave(spark, partitions, etl)._jdf, level)
+    info = _raydp(spark).prepareRecoverableRDD(wave._jdf, level)
     return CachedWave(
         rdd_id=info.rddId(),
         executors=tuple(info.locations()),
