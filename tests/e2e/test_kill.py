@@ -46,7 +46,8 @@ def test_the_next_run_finishes_the_rest_though_an_executor_and_an_actor_are_kill
     times = [path.stat().st_mtime_ns for path in before]
     job = start_job("--spec", spec)
     [worker, *_] = wait_for(lambda: below(job, "pyspark.daemon"), job)  # by then the actors are up
-    worker.parent().kill()  # the executor's JVM: Spark has its partition to do again
+    executor = next(process for process in worker.parents() if process.name() == "java")
+    executor.kill()  # Spark has its partition to do again
     wait_for(lambda: below(job, "MapBatches(Transcribe)"), job)[0].kill()
     text, _ = job.communicate(timeout=300)
     assert job.returncode == 0, text
