@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ray_jobs.errors import CallError
+from ray_jobs.g711 import DECODED
 from ray_jobs.records import RawCoding
 from spark_etl.recording import Recording
 
@@ -200,22 +201,7 @@ def check_length(present_s: float, promised_s: float) -> None:
         raise CallError("truncated", f"{present_s:.1f} s of audio where the header promises {promised_s:.1f} s")
 
 
-def _g711_table(a_law: bool) -> Samples:
-    """The 256 values of G.711 A-law or mu-law (ITU-T G.711), as int16."""
-    code = np.arange(256)
-    if a_law:
-        code ^= 0x55
-        exponent, mantissa = (code >> 4) & 7, code & 15
-        raised = ((mantissa << 4) + 0x108) << np.maximum(exponent - 1, 0)
-        magnitude = np.where(exponent == 0, (mantissa << 4) + 8, raised)
-        return np.where(code & 0x80, magnitude, -magnitude).astype(np.int16)
-    code ^= 0xFF
-    magnitude = ((((code & 15) << 3) + 0x84) << ((code >> 4) & 7)) - 0x84
-    return np.where(code & 0x80, -magnitude, magnitude).astype(np.int16)
-
-
 _BIG_ENDIAN = -1  # no format tag of a WAV file
-_A_LAW, _MU_LAW = _g711_table(True), _g711_table(False)
 
 
 def _from_float(samples: npt.NDArray[Any]) -> Samples:
@@ -231,8 +217,8 @@ _TO_INT16: dict[tuple[int, int], Callable[[npt.NDArray[np.uint8]], Samples]] = {
     (1, 4): lambda raw: raw.view("<i2")[1::2],
     (3, 4): lambda raw: _from_float(raw.view("<f4")),
     (3, 8): lambda raw: _from_float(raw.view("<f8")),
-    (6, 1): lambda raw: _A_LAW[raw],
-    (7, 1): lambda raw: _MU_LAW[raw],
+    (6, 1): lambda raw: DECODED["alaw"][raw],
+    (7, 1): lambda raw: DECODED["mulaw"][raw],
     (_BIG_ENDIAN, 2): lambda raw: raw.view(">i2").astype(np.int16),
 }
 

@@ -160,19 +160,28 @@ def to_ray(wave: CachedWave) -> list[Any]:
 def _fetch(wave: CachedWave, index: int, executors: Sequence[str], _before: Any) -> tuple[pa.Table, None]:
     """A cached partition from the first executor that lives; whichever is asked, Spark has it or computes it anew."""
     from ray.exceptions import RayActorError
-    from raydp.spark.dataset import _fetch_arrow_table_from_executor
 
     error: Exception = RetryableError(f"no executor is left to give partition {index} of a wave")
     for executor in executors:
         try:
-            table = _fetch_arrow_table_from_executor._function(
-                executor, wave.rdd_id, index, wave.schema_json, wave.driver_agent_url
-            )
+            table = _asked(executor, wave, index)
         except RayActorError as dead:
             error = dead
         else:
             return _rebuilt(table), None
     raise error
+
+
+def _asked(executor: str, wave: CachedWave, index: int) -> pa.Table:
+    """What raydp.spark.dataset's fetch does, without that module: Ray starts a process for each wave's fetches, and
+    the import, of pandas, Spark and Ray Data, would be most of its work."""
+    import ray
+    from ray._private.worker import global_worker
+
+    global_worker.set_load_code_from_local(True)  # else Python may not call an actor of Java's
+    actor: Any = ray.get_actor(executor)
+    data = ray.get(actor.getRDDPartition.remote(wave.rdd_id, index, wave.schema_json, wave.driver_agent_url))
+    return pa.ipc.open_stream(pa.BufferReader(data)).read_all().replace_schema_metadata()
 
 
 def _rebuilt(table: pa.Table) -> pa.Table:

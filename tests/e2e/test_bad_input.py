@@ -41,8 +41,10 @@ def bad_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bad")
     voicemail = (SAMPLES / "06_voicemail.wav").read_bytes()
     (folder / "good.wav").write_bytes(voicemail)  # one of its channels is silent
+    (folder / "good_again.wav").write_bytes(voicemail)
     (folder / "zero.wav").write_bytes(b"")
-    (folder / "text.wav").write_text("this is not audio\n" * 50)
+    for name in ("text.wav", "text_again.wav"):
+        (folder / name).write_text("this is not audio\n" * 50)
     (folder / "truncated.wav").write_bytes(voicemail[:9_000])
     (folder / "lying.wav").write_bytes(with_data_size(voicemail, 2 * len(voicemail)))
     (folder / "streamed.wav").write_bytes(with_data_size(voicemail, 0xFFFFFFFF))  # a length that was never filled in
@@ -95,7 +97,7 @@ def test_the_run_succeeds_and_every_call_is_accounted_for(outcome: tuple[int, st
     assert code == 0, text
     found = report(output)
     assert found["accounted"]
-    assert (found["num_calls"], found["num_ok"] + found["num_failed"]) == (11, 11)
+    assert (found["num_calls"], found["num_ok"] + found["num_failed"]) == (13, 13)
 
 
 def test_each_bad_file_fails_for_its_own_reason(outcome: tuple[int, str, Path]) -> None:
@@ -104,6 +106,7 @@ def test_each_bad_file_fails_for_its_own_reason(outcome: tuple[int, str, Path]) 
     assert codes == {
         "zero": "empty",
         "text": "unreadable",
+        "text_again": "unreadable",
         "truncated": "truncated",
         "lying": "truncated",
         "hush": "no_speech",
@@ -114,7 +117,7 @@ def test_each_bad_file_fails_for_its_own_reason(outcome: tuple[int, str, Path]) 
 
 
 def test_the_good_calls_are_transcribed_all_the_same(outcome: tuple[int, str, Path]) -> None:
-    assert call_ids(outcome[2], "transcripts") == ["good", "headerless", "pair", "streamed"]
+    assert call_ids(outcome[2], "transcripts") == ["good", "good_again", "headerless", "pair", "streamed"]
 
 
 def test_the_same_call_reads_the_same_in_every_form(outcome: tuple[int, str, Path]) -> None:
@@ -122,6 +125,17 @@ def test_the_same_call_reads_the_same_in_every_form(outcome: tuple[int, str, Pat
     texts = {name: [(u["role"], u["text"]) for u in row["utterances"]] for name, row in rows.items()}
     assert texts["good"]
     assert all(text == texts["good"] for text in texts.values())
+
+
+@pytest.mark.parametrize(
+    ("folder", "twins"), [("transcripts", ["good", "good_again"]), ("failures", ["text", "text_again"])]
+)
+def test_a_recording_that_is_there_twice_is_done_once_and_told_of_both(
+    outcome: tuple[int, str, Path], folder: str, twins: list[str]
+) -> None:
+    of_what = {row["call_id"]: row["duplicate_of"] for row in read_table(outcome[2], folder).to_pylist()}
+    assert {call_id for call_id, original in of_what.items() if original} < set(twins), "of twins, one"
+    assert sorted(of_what[twin] or twin for twin in twins) in ([twins[0]] * 2, [twins[1]] * 2)
 
 
 def test_what_is_known_of_a_call_is_in_its_outcome(outcome: tuple[int, str, Path]) -> None:

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.e2e.runs import SAMPLES, kill, read_table, report, run_job, start_job, wait_for, write_spec
+from tests.e2e.runs import SAMPLES, call_ids, kill, read_table, report, run_job, start_job, wait_for, write_spec
+from tests.ray_jobs.endpoint_server import endpoint
 
 pytestmark = pytest.mark.integration
 
@@ -38,12 +40,18 @@ def fused(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def staged(folder: Path) -> Path:
-    """An output whose partitions are prepared."""
+    """An output whose partitions are prepared, by a job that was killed in between and its successor."""
     spec = spec_with(folder, "staged")
+    output = folder / "staged"
+    job = start_job("--spec", spec, module="ray_jobs.preprocess")
+    wait_for(lambda: list((output / "_callmill" / "markers" / "partitions").glob("*/*.json")), job)
+    kill(job)
+    before = {path: path.stat().st_mtime_ns for path in prepared(output)}
     code, text = run_job("--spec", spec, module="ray_jobs.preprocess")
     assert code == 0, text
-    assert len(prepared(folder / "staged")) == len(CALLS)
-    return folder / "staged"
+    assert len(prepared(output)) == len(CALLS), "each once"
+    assert sum(path.stat().st_mtime_ns == before.get(path) for path in prepared(output)) > 0, "not done again"
+    return output
 
 
 def prepared(output: Path) -> list[Path]:
@@ -93,3 +101,21 @@ def test_each_arrangement_finds_the_others_work_done(staged: Path, fused: Path) 
         code, text = run_job("--spec", fused / "spec.yaml", module=module, timeout_s=60)
         assert code == 0
         assert "nothing to do" in text
+
+
+def test_a_killed_postprocess_goes_on_after_its_last_commit(staged: Path) -> None:
+    with endpoint(thinks_s=2.0) as url:
+        llm = {"engine": "openai_endpoint", "model": "big", "endpoint": {"url": url, "max_concurrency": 1}}
+        document = yaml.safe_load((staged / "spec.yaml").read_text())
+        spec = write_spec(
+            staged, **{**document, "llm": {**llm, "tasks": [{"name": "summary", "prompt": "summary/v1"}]}}
+        )
+        job = start_job("--spec", spec, module="ray_jobs.postprocess")
+        wait_for(lambda: list((staged / "_callmill" / "markers" / "insights").glob("*/*.json")), job)
+        kill(job)
+        before = {path: path.stat().st_mtime_ns for path in (staged / "insights").glob("*.parquet")}
+        assert 0 < len(before) < len(CALLS)
+        code, text = run_job("--spec", spec, module="ray_jobs.postprocess")
+    assert code == 0, text
+    assert call_ids(staged, "insights") == CALLS
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "what was committed is left alone"

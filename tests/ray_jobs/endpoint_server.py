@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +15,7 @@ ANSWERS = {"summary": "A call.", "reason": "It is short.", "score": 4}
 class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        time.sleep(self.server.thinks_s)  # type: ignore[attr-defined]
         properties = body["response_format"]["json_schema"]["schema"]["properties"]
         self._reply(503 if self.server.is_first() else 200, {name: self.server.answers[name] for name in properties})  # type: ignore[attr-defined]
 
@@ -40,9 +42,10 @@ class _Handler(BaseHTTPRequestHandler):
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, answers: dict[str, Any]) -> None:
+    def __init__(self, answers: dict[str, Any], thinks_s: float) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.answers = answers
+        self.thinks_s = thinks_s
         self._first = threading.Lock()
 
     def is_first(self) -> bool:
@@ -50,9 +53,10 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def endpoint(**answers: Any) -> Iterator[str]:
-    """The server's base url, for as long as it runs; `answers` are members of answers beside ANSWERS."""
-    server = _Server({**ANSWERS, **answers})
+def endpoint(*, thinks_s: float = 0.0, **answers: Any) -> Iterator[str]:
+    """The server's base url, for as long as it runs; `answers` are members of answers beside ANSWERS, each of which
+    takes it `thinks_s`."""
+    server = _Server({**ANSWERS, **answers}, thinks_s)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}/v1"

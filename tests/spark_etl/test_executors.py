@@ -1,14 +1,17 @@
 """Spark on real Ray: what the death of an executor in the middle of a wave costs, and what SparkUI shows."""
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import boto3
 import psutil
+import pyarrow as pa
 import pytest
 import ray
 from pyspark.sql import SparkSession
@@ -47,7 +50,8 @@ def proxy() -> Iterator[FaultProxy]:
 
 @pytest.fixture(scope="module")
 def spec(proxy: FaultProxy) -> RunSpec:
-    etl = {"partition": {"max_calls": 1}, "spark": {"num_executors": 2}}
+    spark = {"num_executors": 2, "cores_per_executor": 1, "executor_memory": "1500m"}
+    etl = {"partition": {"max_calls": 1}, "spark": spark}
     places = {"input": {"uri": "s3://executors/in"}, "output": {"uri": "s3://executors/out"}}
     return parse_spec({**places, "etl": etl, "llm": {"engine": "none"}})
 
@@ -82,6 +86,12 @@ def wait_for(what: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+def executors_in(spark: SparkSession) -> list[dict[str, Any]]:
+    """What Spark itself says of its executors."""
+    with urlopen(f"{job.ui_url(spark)}/api/v1/applications/{spark.sparkContext.applicationId}/executors") as answer:
+        return [executor for executor in json.load(answer) if executor["id"] != "driver"]
+
+
 def call_ids(wave: job.CachedWave) -> list[str]:
     """The calls that reach Ray, partition by partition."""
     return [call_id for table in ray.get(job.to_ray(wave), timeout=120) for call_id in table["call_id"].to_pylist()]
@@ -96,6 +106,15 @@ def num_reads(proxy: FaultProxy) -> dict[str, int]:
 def test_spark_ui_is_there_while_spark_runs(spark: SparkSession) -> None:
     with urlopen(f"{job.ui_url(spark)}/executors/", timeout=30) as page:
         assert job.APP_NAME in page.read().decode()
+
+
+def test_executors_are_as_many_and_as_large_as_the_spec_says(spark: SparkSession) -> None:
+    configured = spark.sparkContext.getConf()
+    assert configured.get("spark.executor.instances") == "2"
+    assert configured.get("spark.executor.cores") == "1"
+    assert configured.get("spark.executor.memory") == "1500m"
+    assert len(executors_in(spark)) == 2
+    assert {executor["totalCores"] for executor in executors_in(spark)} == {1}
 
 
 def test_an_executor_killed_amid_a_wave_costs_only_its_tasks(
@@ -137,3 +156,18 @@ def test_a_partition_whose_executor_died_before_it_was_fetched_is_computed_again
     executors()[0].kill()
     assert call_ids(wave) == CALLS[:2]
     job.release(spark, wave)
+
+
+def test_lists_that_java_left_without_offsets_reach_ray_all_the_same(spark: SparkSession) -> None:
+    """Java writes no offsets for the strings of lists that are all empty, which is legal and Ray does not take.
+
+    That is why lists of strings cross Spark as JSON texts, and why `to_ray` rebuilds what it fetched.
+    """
+    no_strings = pa.StringArray.from_buffers(0, pa.py_buffer(b""), pa.py_buffer(b""))
+    offsets = pa.array([0, 0, 0], pa.int32()).buffers()[1]
+    lists = pa.ListArray.from_buffers(pa.list_(pa.string()), 2, [None, offsets], children=[no_strings])
+    table = pa.table({"roles": lists})
+    assert table["roles"].to_pylist() == [[], []]
+    with pytest.raises(Exception, match="Buffer #1 too small"):
+        ray.put(table)
+    assert ray.get(ray.put(job._rebuilt(table))) == table
