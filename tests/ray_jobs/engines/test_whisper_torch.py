@@ -47,6 +47,10 @@ def a_spec(**settings: object) -> AsrSpec:
     return AsrSpec(engine="whisper_torch", **settings)  # type: ignore[arg-type]
 
 
+def said(heard: WindowText) -> list[tuple[str, float, float]]:
+    return [(word.text, word.start_s, word.end_s) for segment in heard.segments for word in segment.words]
+
+
 class TestDecoder:
     """In float32, where rounding decides nothing."""
 
@@ -220,6 +224,29 @@ class TestEngine:
         edges = [edge for segment in heard.segments for edge in (segment.start_s, segment.end_s)]
         assert edges == sorted(edges)
         assert edges[-1] == pytest.approx(turns[1]["end_s"], abs=0.5)
+
+    def test_steps_replayed_read_the_same(self, agent: npt.NDArray[np.int16]) -> None:
+        windows = [a_window(agent[: seconds * RATE_HZ]) for seconds in (4, 9, 9, 14)]
+        engine = WhisperTorch(a_spec(compute_type="float32", batch_size=3), num_threads=2)
+        expected = [said(text) for text in engine.transcribe(windows)]
+        engine._record_steps(record=lambda step: step)
+        assert [said(text) for text in engine.transcribe(windows)] == expected
+
+    def test_caches_beyond_the_memory_make_batches_smaller(
+        self, engine: WhisperTorch, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sizes: list[int] = []
+
+        def build(_decoder: Decoder, max_windows: int, *_: object) -> Decoder:
+            sizes.append(max_windows)
+            if max_windows > 3:
+                raise torch.OutOfMemoryError("a card of three windows")
+            return engine._decoder
+
+        monkeypatch.setattr("ray_jobs.engines.whisper_torch.GraphDecoder", build)
+        monkeypatch.setattr(engine, "_batch_size", 10)
+        engine._record_steps()
+        assert (engine._batch_size, sizes) == (3, [10, 5, 3, 3])
 
     def test_a_batch_beyond_the_memory_is_halved_and_so_are_those_that_follow(
         self, engine: WhisperTorch, monkeypatch: pytest.MonkeyPatch
