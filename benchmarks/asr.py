@@ -307,8 +307,15 @@ def main() -> None:
     options = parser.parse_args()
     if options.shape:
         from benchmarks.asr_shape import measure_shape
+        from benchmarks.whisper_shapes import SHAPES
 
-        print(json.dumps(measure_shape(options.shape, options.device, options.windows, options.threads)))
+        if options.shape not in SHAPES:
+            parser.error(f"--shape {options.shape}: there are {', '.join(SHAPES)}")
+        print(
+            json.dumps(
+                measure_shape(options.shape, SHAPES[options.shape], options.device, options.windows, options.threads)
+            )
+        )
         return
     folder = os.environ.get("CALLMILL_SPEECH_DATA")
     calls = load_channels([*sample_calls(), *(bank_calls(Path(folder)) if folder else ())])

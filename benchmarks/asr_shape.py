@@ -29,7 +29,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from benchmarks.whisper_shapes import SHAPES, write_random
+from benchmarks.whisper_shapes import Shape, write_random
 from ray_jobs.engines import whisper_decode, whisper_torch
 from ray_jobs.engines.asr import MAX_WINDOW_S, Window
 from ray_jobs.engines.whisper_torch import WhisperTorch
@@ -58,24 +58,25 @@ class Speed:
     idle_share: float
 
 
-def measure_shape(shape: str, device: str, num_windows: int, num_threads: int, head_dim: int = 64) -> dict[str, Any]:
+def measure_shape(name: str, shape: Shape, device: str, num_windows: int, num_threads: int) -> dict[str, Any]:
     """The benchmark's result. `device`, cuda or cpu, has to be what the engine picks by itself."""
     if device != ("cuda" if torch.cuda.is_available() else "cpu"):
         raise SystemExit(f"error: --device {device}: the engine would not run there; see CUDA_VISIBLE_DEVICES")
     ways = {"graphs": True, "launches": False} if device == "cuda" else {"launches": False}
     with tempfile.TemporaryDirectory() as folder, forced_texts():
-        write_random(Path(folder), SHAPES[shape], head_dim=head_dim, suppressed=(END_TOKEN,))
+        write_random(Path(folder), shape, suppressed=(END_TOKEN,))
         asr = AsrSpec(engine="whisper_torch", model=folder, language="en")
         speeds = {}
-        for name, with_graphs in ways.items():
-            speeds[name] = measure_speed(replace_graphs(asr, with_graphs), device, num_windows, num_threads)
-            print(f"{name}: {speeds[name]}")
+        for way, cuda_graphs in ways.items():
+            spec = asr.model_copy(update={"cuda_graphs": cuda_graphs})
+            speeds[way] = measure_speed(spec, device, num_windows, num_threads)
+            print(f"{way}: {speeds[way]}")
             gc.collect()  # the engine before frees the card
     best = max(speeds.values(), key=lambda speed: speed.engine_x)
-    peer = PUBLISHED_X.get(shape) if device == "cuda" else None
+    peer = PUBLISHED_X.get(name) if device == "cuda" else None
     return {
         "benchmark": "asr_shape",
-        "shape": shape,
+        "shape": name,
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "threads": num_threads,
         "num_windows": num_windows,
@@ -83,12 +84,8 @@ def measure_shape(shape: str, device: str, num_windows: int, num_threads: int, h
         "ours": best.engine_x,
         "peer": peer,
         "ratio": peer and round(best.engine_x / peer, 2),
-        **{name: asdict(speed) for name, speed in speeds.items()},
+        **{way: asdict(speed) for way, speed in speeds.items()},
     }
-
-
-def replace_graphs(asr: AsrSpec, with_graphs: bool) -> AsrSpec:
-    return asr.model_copy(update={"cuda_graphs": with_graphs})
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ray_jobs.engines import weights
 
-_AUDIO_POSITIONS, _TEXT_POSITIONS, _HEAD_DIM = 1_500, 448, 64
+_TEXT_POSITIONS = 448
 _CANTONESE = {"content": "<|yue|>", "special": True}  # the language that large-v3 knows more
 
 
@@ -24,6 +24,16 @@ class Shape:
     num_heads: int
     num_mels: int = 80
     vocab_size: int = 51_865
+    head_dim: int = 64
+    audio_positions: int = 1_500
+
+    @property
+    def width(self) -> int:
+        return self.num_heads * self.head_dim
+
+
+NARROW = {"head_dim": 8, "audio_positions": 100}
+"""Changes that make any shape small enough for tests, with all its layers, heads and mel bins."""
 
 
 SHAPES = {
@@ -40,29 +50,27 @@ def write_random(
     folder: Path,
     shape: Shape,
     *,
-    head_dim: int = _HEAD_DIM,
     std: float = 0.02,
     suppressed: tuple[int, ...] = (),
     dtype: torch.dtype = torch.float16,
 ) -> Path:
     """A Hugging Face folder of that shape, seed 0, with the tokenizer of the packaged Whisper base.
 
-    A smaller `head_dim` makes the model narrow, for tests. `suppressed` are tokens it never writes.
+    `suppressed` are tokens it never writes.
     """
-    width = head_dim * shape.num_heads
     config = {
         "model_type": "whisper",
         "architectures": ["WhisperForConditionalGeneration"],
         "num_mel_bins": shape.num_mels,
         "vocab_size": shape.vocab_size,
-        "d_model": width,
+        "d_model": shape.width,
         "encoder_layers": shape.encoder_layers,
         "decoder_layers": shape.decoder_layers,
         "encoder_attention_heads": shape.num_heads,
         "decoder_attention_heads": shape.num_heads,
-        "encoder_ffn_dim": 4 * width,
-        "decoder_ffn_dim": 4 * width,
-        "max_source_positions": _AUDIO_POSITIONS,
+        "encoder_ffn_dim": 4 * shape.width,
+        "decoder_ffn_dim": 4 * shape.width,
+        "max_source_positions": shape.audio_positions,
         "max_target_positions": _TEXT_POSITIONS,
     }
     heads = [[shape.decoder_layers - 1, head] for head in range(6)]  # about as many as the real models name
@@ -70,7 +78,7 @@ def write_random(
     generation = {"alignment_heads": heads, "suppress_tokens": list(suppressed)}
     (folder / "generation_config.json").write_text(json.dumps(generation))
     _write_tokenizer(folder / "tokenizer.json", shape.vocab_size)
-    tensors = {f"model.{name}": tensor.to(dtype) for name, tensor in _tensors(shape, width, std)}
+    tensors = {f"model.{name}": tensor.to(dtype) for name, tensor in _tensors(shape, std)}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
@@ -88,9 +96,9 @@ def _write_tokenizer(path: Path, vocab_size: int) -> None:
     path.write_text(json.dumps(document), encoding="utf-8")
 
 
-def _tensors(shape: Shape, width: int, std: float) -> Iterator[tuple[str, Tensor]]:
+def _tensors(shape: Shape, std: float) -> Iterator[tuple[str, Tensor]]:
     """Names and random values; biases and norms too, so that none can be left out unnoticed."""
-    random = torch.Generator().manual_seed(0)
+    random, width = torch.Generator().manual_seed(0), shape.width
 
     def draw(*size: int) -> Tensor:
         return torch.randn(size, generator=random) * std
@@ -119,7 +127,7 @@ def _tensors(shape: Shape, width: int, std: float) -> Iterator[tuple[str, Tensor
     for name, inputs in (("conv1", shape.num_mels), ("conv2", width)):
         yield f"encoder.{name}.weight", draw(width, inputs, 3)
         yield f"encoder.{name}.bias", draw(width)
-    yield "encoder.embed_positions.weight", draw(_AUDIO_POSITIONS, width)
+    yield "encoder.embed_positions.weight", draw(shape.audio_positions, width)
     yield "decoder.embed_tokens.weight", draw(shape.vocab_size, width)
     yield "decoder.embed_positions.weight", draw(_TEXT_POSITIONS, width)
     for i in range(shape.encoder_layers):

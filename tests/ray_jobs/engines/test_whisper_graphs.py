@@ -1,11 +1,12 @@
 """Replayed steps against the plain decoder's; here each replay computes its step anew, as a CPU records no graphs."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 
-from benchmarks.whisper_shapes import SHAPES, write_random
+from benchmarks.whisper_shapes import NARROW, SHAPES, write_random
 from ray_jobs.engines.whisper_graphs import GraphDecoder, Step
 from ray_jobs.engines.whisper_model import Decoder
 from ray_jobs.engines.whisper_weights import load_checkpoint
@@ -21,7 +22,8 @@ def _no_gradients() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def decoder(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
-    folder = write_random(tmp_path_factory.mktemp("m"), SHAPES["tiny"], head_dim=8, std=0.1, dtype=torch.float32)
+    shape = replace(SHAPES["tiny"], **NARROW)
+    folder = write_random(tmp_path_factory.mktemp("model"), shape, std=0.1, dtype=torch.float32)
     return Decoder(load_checkpoint(folder), torch.device("cpu"), torch.float32)
 
 
