@@ -91,6 +91,7 @@ class _GraphRecorder:
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, step: Step) -> Step:
+        self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):  # libraries set themselves up in the first call, outside the recording
             step()
         self._stream.synchronize()

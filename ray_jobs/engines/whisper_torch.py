@@ -85,6 +85,8 @@ class WhisperTorch:
             timestamps=spec.timestamps,
         )
         self._use([self._decoder] * self._num_workers)
+        if device.type == "cuda":
+            torch.cuda.synchronize()  # the workers' streams do not wait for the one that brought the weights
         self._meter = Meter(0.0, *_COUNTS, *_PARTS)
         self._batch_size = spec.batch_size or DEFAULT_BATCH
         silence = Window(pcm=np.zeros(RATE_HZ, np.int16), sample_rate_hz=RATE_HZ, language=spec.language)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import wave
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -224,6 +225,23 @@ class TestEngine:
         edges = [edge for segment in heard.segments for edge in (segment.start_s, segment.end_s)]
         assert edges == sorted(edges)
         assert edges[-1] == pytest.approx(turns[1]["end_s"], abs=0.5)
+
+    def test_an_unlikely_text_is_tried_again_at_the_next_temperature(
+        self, engine: WhisperTorch, agent: npt.NDArray[np.int16], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        temperatures: list[float] = []
+
+        def unsure(scorer: Scorer, audio: torch.Tensor, languages: list[str], *sampling: float) -> list[Decoded]:
+            temperatures.append(sampling[0] if sampling else 0.0)
+            texts = decode(scorer, audio, languages, *sampling)  # type: ignore[arg-type]
+            return texts if temperatures[-1] > 0.3 else [replace(text, avg_logprob=-1.5) for text in texts]
+
+        monkeypatch.setattr("ray_jobs.engines.whisper_torch.decode", unsure)
+        before = engine.stats()["num_retries"]
+        (heard,) = engine.transcribe([a_window(agent[: 4 * RATE_HZ])])
+        assert temperatures == [0.0, 0.2, 0.4]
+        assert engine.stats()["num_retries"] - before == 2
+        assert heard.segments[0].avg_logprob > -1
 
     def test_steps_replayed_read_the_same(self, agent: npt.NDArray[np.int16]) -> None:
         windows = [a_window(agent[: seconds * RATE_HZ]) for seconds in (4, 9, 9, 14)]
