@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pytest
 import soundfile
 
+from ray_jobs.engines.asr import Window
 from ray_jobs.engines.load_asr import load_asr
 from ray_jobs.engines.whisper_torch import WhisperTorch
 from ray_jobs.records import Call, Failure, Outcome, Transcript
@@ -46,7 +47,7 @@ def crying_baby(seconds: int, seed: int = 0) -> Wave:
     cries = []
     for _ in range(seconds):
         times = np.arange(int(random.uniform(0.6, 0.95) * RATE_HZ)) / RATE_HZ
-        arc = np.sin(np.pi * times / times[-1])
+        arc = np.sin(np.pi * times / times[-1]).clip(0)
         pitch_hz = random.uniform(380, 450) + 120 * arc + 8 * np.sin(2 * np.pi * 7 * times)
         phase = 2 * np.pi * np.cumsum(pitch_hz) / RATE_HZ
         cry = sum(np.sin(k * phase) / k**0.7 for k in range(1, 7)) + random.normal(0, 0.2, len(times))
@@ -104,6 +105,15 @@ def test_a_recording_without_speech_is_no_speech(engine: WhisperTorch, tmp_path:
     outcome = outcome_of(engine, tmp_path, sound)
     assert isinstance(outcome, Failure)
     assert outcome.code == "no_speech"
+
+
+@pytest.mark.parametrize("sound", [crying_baby(30), music(30)], ids=["crying baby", "music"])
+def test_what_passes_for_speech_all_the_same_makes_no_endless_text(engine: WhisperTorch, sound: Wave) -> None:
+    """Past the voice detection: what the model invents is short, and lies in its window."""
+    (heard,) = engine.transcribe([Window(pcm=(sound * 32_767).astype(np.int16), sample_rate_hz=RATE_HZ, language=None)])
+    words = [word for segment in heard.segments for word in segment.words]
+    assert len(words) < 60
+    assert all(0 <= word.start_s <= word.end_s <= 30 for word in words)
 
 
 def test_speech_that_is_clipped_or_no_number_for_a_second_is_still_read(
