@@ -1,6 +1,8 @@
 """What the engines do, as Ray metrics: Prometheus scrapes them at every node's metrics port, named ray_callmill_*.
 
 callmill_engine_KEY              one per key of an engine's stats(), by stage and model: counters, but for levels
+callmill_engine_windows_per_s, tokens_per_s, padding_share, idle_share
+                                 gauges of an ASR engine, since it published last: over its last partition
 callmill_llm_request_s           histogram, by model: from handing a prompt in to its answer, retries included
 callmill_llm_cost_usd            counter, by model, where the spec has its price
 callmill_llm_broken_answers      counter, by task: answers that broke their schema, the first try included
@@ -32,15 +34,29 @@ class EngineMetrics:
         self._lock = threading.Lock()
 
     def publish(self, stats: Mapping[str, float]) -> None:
-        """Counters go up by what was added since the last call; levels (load_s, *_per_s) are set."""
+        """Counters go up by what was added since the last call; levels (load_s, *_per_s, *_share) are set."""
         with self._lock:
-            for key, value in stats.items():
+            added = {key: value - self._published.get(key, 0.0) for key, value in stats.items()}
+            for key, value in {**stats, **asr_levels(added)}.items():
                 name = f"callmill_engine_{key}"
-                if key == "load_s" or key.endswith("_per_s"):
+                if key == "load_s" or key.endswith(("_per_s", "_share")):
                     _gauge(name).set(value, tags=self._tags)
-                elif (added := value - self._published.get(key, 0.0)) > 0:
-                    _counter(name, ("stage", "model")).inc(added, tags=self._tags)
+                elif added[key] > 0:
+                    _counter(name, ("stage", "model")).inc(added[key], tags=self._tags)
                     self._published[key] = value
+
+
+def asr_levels(added: Mapping[str, float]) -> dict[str, float]:
+    """Speed, padding and idleness, from what came to an ASR engine's `stats()`; nothing of other engines."""
+    if "window_s" not in added:
+        return {}
+    up_s, window_s = added["up_s"], added["window_s"]
+    return {
+        "windows_per_s": added["num_windows"] / up_s if up_s > 0 else 0.0,
+        "tokens_per_s": added["num_tokens"] / up_s if up_s > 0 else 0.0,
+        "padding_share": 1 - added["audio_s"] / window_s if window_s > 0 else 0.0,
+        "idle_share": 1 - added["busy_s"] / up_s if up_s > 0 else 0.0,
+    }
 
 
 class MeteredLlm:

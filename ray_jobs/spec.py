@@ -272,6 +272,7 @@ class AsrSpec(Section):
     batch_size: Count | None = _tuning(
         None, "windows decoded together; null: 16, and for whisper_torch on a GPU as many as its memory holds"
     )
+    cuda_graphs: bool = _tuning(True, "whisper_torch on a GPU: record the decoder's steps once and replay them")
     actors: ActorSpec = _tuning(ActorSpec(), "the pool of engines")
 
     @model_validator(mode="after")
