@@ -34,6 +34,9 @@ from kuberay.errors import ApiError, InvalidSpecError, KubeRayError, Unreachable
 from kuberay.names import Claim, Metadata, RunEnded
 from kuberay.rayjob import JobSpec
 
+MAX_FOLDER_LENGTH = 26
+"""Ray's longest socket below it, ID/ray/session_DATE_TIME_US_PID/sockets/dash_MetricsHead, leaves that much of 107."""
+
 START_TIMEOUT_S = 180
 STOP_TIMEOUT_S = 10
 STOP_JOB_TIMEOUT_S = 60
@@ -55,21 +58,25 @@ class LocalSettings:
     """Where heads keep their files and how they start. The folder's path is short: Unix sockets lie below it."""
 
     ray_python: str = sys.executable
-    folder: Path = Path(tempfile.gettempdir()) / f"kuberay-{os.getuid()}"
+    folder: Path = Path("/tmp") / f"kuberay-{os.getuid()}"  # as Ray's own: TMPDIR may be long
     num_cpus: int | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "LocalSettings":
         """KUBERAY_RAY_PYTHON, KUBERAY_LOCAL_FOLDER, KUBERAY_LOCAL_NUM_CPUS; each is optional.
 
-        Raises InvalidSpecError where the number is none.
+        Raises InvalidSpecError where the number is none, or the folder's path too long.
         """
         num_cpus = environment.get("KUBERAY_LOCAL_NUM_CPUS", "")
         if num_cpus and not (num_cpus.isdecimal() and int(num_cpus)):
             raise InvalidSpecError([f"KUBERAY_LOCAL_NUM_CPUS={num_cpus}: give a whole number from 1"])
+        folder = Path(environment.get("KUBERAY_LOCAL_FOLDER", cls().folder)).absolute()
+        if len(os.fsencode(folder)) > MAX_FOLDER_LENGTH:
+            limit = f"at most {MAX_FOLDER_LENGTH} characters, because Ray's Unix sockets lie below it"
+            raise InvalidSpecError([f"KUBERAY_LOCAL_FOLDER={folder}: give a path of {limit}"])
         return cls(
             ray_python=environment.get("KUBERAY_RAY_PYTHON", cls().ray_python),
-            folder=Path(environment.get("KUBERAY_LOCAL_FOLDER", cls().folder)),
+            folder=folder,
             num_cpus=int(num_cpus) if num_cpus else None,
         )
 

@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import os
+import shutil
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -269,19 +272,26 @@ def test_a_mistake_in_the_dag_is_one_line_and_is_not_tried_again(arguments, line
         ("RAY_PYTHON", "/nowhere/python", "there is no such program; name the Python that has Ray"),
         ("RAY_PYTHON", "/bin/false", "Ray is not installed there; name the Python that has Ray"),
         ("LOCAL_NUM_CPUS", "many", "give a whole number from 1"),
+        (
+            "LOCAL_FOLDER",
+            "/a/folder/as/long/as/this/one",
+            "give a path of at most 26 characters, because Ray's Unix sockets lie below it",
+        ),
     ],
 )
-def test_a_local_backend_that_cannot_start_is_one_line_and_leaves_nothing(setting, value, line, monkeypatch, tmp_path):
+def test_a_local_backend_that_cannot_start_is_one_line_and_leaves_nothing(setting, value, line, monkeypatch):
     from airflow.sdk.exceptions import AirflowFailException
 
     from kuberay.operators import RayJobOperator
 
-    monkeypatch.setenv("KUBERAY_LOCAL_FOLDER", str(tmp_path))
+    folder = Path("/tmp") / f"kuberay-{os.getpid()}"
+    monkeypatch.setenv("KUBERAY_LOCAL_FOLDER", str(folder))
     monkeypatch.setenv(f"KUBERAY_{setting}", value)
     with pytest.raises(AirflowFailException) as caught:
         RayJobOperator(task_id="t", entrypoint="python -m work", cluster="small", backend="local").execute(ATTEMPT)
     assert str(caught.value) == f"KUBERAY_{setting}={value}: {line}"
-    assert not list(tmp_path.glob("**/*.json"))
+    assert not list(folder.glob("**/*.json"))
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_an_api_that_does_not_answer_is_one_line_and_worth_a_retry(monkeypatch, tmp_path):
