@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -43,6 +44,8 @@ STOP_JOB_TIMEOUT_S = 60
 POLL_S = 1.0
 HEAD_MARK = "KUBERAY_HEAD"  # in the environment of all that a head starts
 EXEC_POLLS = 10  # a process that is just becoming another program has no command line for a moment
+ANSWERED = "answered"  # a file beside a head's record, once it has been up
+START_UNTIL_ANSWERED = 'for attempt in 1 2 3; do "$@"; [ -e "$0" ] && break; done'
 ALREADY_EXISTS = "already exists"  # Ray's answer to a submission id it knows has status 500, as many others
 DRIVER_STATES: dict[str, Literal["waiting", "running", "succeeded", "failed"]] = {
     "PENDING": "waiting",
@@ -272,6 +275,8 @@ class LocalBackend:
         lifetime_s = max(60, int((expires_at - utc_now()).total_seconds()))
         command = [
             *("timeout", "--kill-after=20", str(lifetime_s)),
+            # On a busy machine Ray gives up its start after 30 s, whatever is set.
+            *("sh", "-c", START_UNTIL_ANSWERED, str(folder / ANSWERED)),
             *(self._settings.ray_python, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
             *("--disable-usage-stats", "--log-style=pretty", "--log-color=false"),
             *(f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"),
@@ -285,9 +290,15 @@ class LocalBackend:
         _detach(command, head.log, _environment(self._settings.ray_python, head))
 
     def _last_words(self, name: str) -> str:
+        """The head's last line; where a process of its has died, that of this process, and which it was."""
         log = self._folder(name) / "head.log"
-        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
-        return lines[-1].strip() if lines else "no output"
+        lines = [line.strip() for line in log.read_text(errors="replace").splitlines()] if log.exists() else []
+        spoken = [line for line in lines if line and line != "Remaining processes will be killed."] or ["no output"]
+        dead = re.match(r"-+ END (\S+) tail", spoken[-1])
+        if dead is None:
+            return spoken[-1]
+        words = [line for line in spoken if not re.match(r"-+ (BEGIN|END) ", line)]
+        return f"{dead[1]}: {words[-1]}"
 
     # --- requests -------------------------------------------------------------------------------------------------
 
@@ -377,6 +388,8 @@ class LocalBackend:
             await self._ask(head, "GET", "/api/jobs/", attempts=1)
         except KubeRayError:
             return False
+        with suppress(FileNotFoundError):  # deleted meanwhile
+            (Path(head.folder) / ANSWERED).touch()
         return True
 
     async def _ask(self, head: _Head, method: str, path: str, attempts: int = 5, json: Any = None) -> Any:

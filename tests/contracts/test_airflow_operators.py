@@ -197,6 +197,23 @@ def test_killing_a_deferred_task_deletes_the_job_and_a_triggerer_restart_does_no
     assert api.objects == {}
 
 
+def test_the_deletion_outlives_the_triggerer_s_impatience(api, job, where):
+    """It cancels a killed trigger again each second until it has ended."""
+    from kuberay.triggers import RayJobTrigger
+
+    api.step_s = 0.3
+
+    async def killed_and_cancelled():
+        killing = asyncio.create_task(RayJobTrigger(where, job, 60).on_kill())
+        await asyncio.sleep(0.1)
+        killing.cancel()
+        await asyncio.wait([killing])
+        while api.objects:
+            await asyncio.sleep(0.1)
+
+    asyncio.run(asyncio.wait_for(killed_and_cancelled(), 20))
+
+
 def test_killing_a_task_in_a_signal_handler_deletes_the_job(api, job, where):
     """The handler interrupts whatever the task does, an event loop included."""
     from kuberay.operators import RayJobOperator
