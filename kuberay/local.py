@@ -45,7 +45,7 @@ POLL_S = 1.0
 HEAD_MARK = "KUBERAY_HEAD"  # in the environment of all that a head starts
 EXEC_POLLS = 10  # a process that is just becoming another program has no command line for a moment
 ANSWERED = "answered"  # a file beside a head's record, once it has been up
-START_UNTIL_ANSWERED = 'for attempt in 1 2 3; do "$@"; [ -e "$0" ] && break; done'
+START_UNTIL_ANSWERED = 'for attempt in 1 2 3 4 5; do "$@"; [ -e "$0" ] && break; done'
 ALREADY_EXISTS = "already exists"  # Ray's answer to a submission id it knows has status 500, as many others
 DRIVER_STATES: dict[str, Literal["waiting", "running", "succeeded", "failed"]] = {
     "PENDING": "waiting",

@@ -342,6 +342,15 @@ def test_without_the_rights_a_deferred_task_fails_with_one_line(api, job, where)
     assert 'cannot watch resource "rayjobs"; the rights needed are in' in event["message"]
 
 
+def test_a_job_that_no_operator_ever_looks_at_is_given_up_after_its_deadline(api, job, where, monkeypatch):
+    from kuberay.triggers import RayJobTrigger
+
+    monkeypatch.setattr("kuberay.triggers.DEADLINE_GRACE_S", 0.5)
+    outcome = asyncio.run(RayJobTrigger(where, job, 0).outcome())
+    assert outcome["state"] == "failed"
+    assert outcome["message"].endswith("after its deadline of 0 s; is the KubeRay operator running?")
+
+
 def test_triggers_survive_their_serialisation():
     from kuberay.triggers import RayClusterGoneTrigger, RayClusterTrigger, RayJobTrigger
 

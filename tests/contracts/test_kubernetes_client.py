@@ -532,6 +532,25 @@ def test_a_job_that_gets_no_cluster_says_why(api, backend):
     assert lines[-1] == "FailedToCreateRayCluster: denied by a webhook"
 
 
+def test_a_job_that_never_starts_fails_at_its_deadline_and_says_what_it_waited_for(api, backend):
+    pulling = {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}, "image": "ray:typo"}
+    pod = pending_pod("1", "head", "")
+    pod["metadata"]["labels"]["ray.io/cluster"] = INITIALIZING["rayClusterName"]
+    api.pods = {"1": {**pod, "status": {"phase": "Pending", "containerStatuses": [pulling]}}}
+    api.script = [INITIALIZING]
+    name = submit(backend)
+
+    def strike(line):
+        if "ImagePullBackOff" in line:
+            api.set_status("rayjobs", name, jobDeploymentStatus="Failed", reason="PreRunningDeadlineExceeded")
+
+    status = follow(backend, name, strike)
+    assert status.state == "failed"
+    assert status.message == (
+        "PreRunningDeadlineExceeded; 1 of 1 pods of group head pending: ImagePullBackOff ray:typo: not found"
+    )
+
+
 def test_collection_takes_the_expired_and_those_of_ended_runs_and_nothing_else(api, backend):
     expired = create_cluster(
         backend, claim=replace(CLAIM, task_id="expired"), expires_at=datetime.now(UTC) - timedelta(hours=1)
