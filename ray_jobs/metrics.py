@@ -4,7 +4,7 @@ callmill_engine_KEY              one per key of an engine's stats(), by stage an
 callmill_llm_request_s           histogram, by model: from handing a prompt in to its answer, retries included
 callmill_llm_cost_usd            counter, by model, where the spec has its price
 callmill_llm_broken_answers      counter, by task: answers that broke their schema, the first try included
-callmill_llm_answers             counter, by task and status (ok, failed)
+callmill_llm_answers             counter, by task and status (ok, truncated, failed)
 callmill_judge_score             histogram, by judge: 1 to 5
 """
 
@@ -81,7 +81,7 @@ def count_insights(insights: Sequence[Insight], llm: LlmSpec) -> None:
         _counter("callmill_llm_answers", ("task", "status")).inc(tags={"task": insight.task, "status": insight.status})
         if insight.num_broken:
             _counter("callmill_llm_broken_answers", ("task",)).inc(insight.num_broken, tags={"task": insight.task})
-        if insight.task in judges and insight.status == "ok":
+        if insight.task in judges and insight.answered:
             score = json.loads(insight.value_json)["score"]
             _histogram("callmill_judge_score", ("judge",), _SCORE_BOUNDS).observe(score, tags={"judge": insight.task})
 

@@ -8,12 +8,15 @@ wrong (FatalError).
 
 import asyncio
 import logging
+import math
 import os
 import random
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
@@ -25,6 +28,7 @@ from ray_jobs.spec import EndpointSpec
 _RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504, 529}
 _PROMPT_STATUS = {400, 413, 422}
 _MAX_BACKOFF_S = 60.0
+_MAX_RETRY_AFTER_S = 600.0
 _CHECK_TIMEOUT_S = 10.0
 _BYTES_PER_TOKEN = 3  # few tokenizers need more than a token per three bytes of speech
 
@@ -118,9 +122,10 @@ class OpenAiEndpoint:
             self._request_s += time.monotonic() - began
 
     def _delay_s(self, attempt: int, retry_after_s: float) -> float:
-        """Exponential, jittered so that requests refused together do not come back together."""
-        backoff_s = self._spec.backoff_s * 2.0 ** (attempt - 1)
-        return min(_MAX_BACKOFF_S, max(retry_after_s, backoff_s) * random.uniform(1.0, 1.5))
+        """Exponential, but not before the server asks to be asked again, and jittered so that requests refused together
+        do not come back together."""
+        backoff_s = min(_MAX_BACKOFF_S, self._spec.backoff_s * 2.0 ** (attempt - 1))
+        return max(min(_MAX_RETRY_AFTER_S, retry_after_s), backoff_s) * random.uniform(1.0, 1.5)
 
     def _read(self, response: httpx.Response) -> Completion:
         status = response.status_code
@@ -198,9 +203,14 @@ def _headers(spec: EndpointSpec) -> dict[str, str]:
 
 
 def _retry_after_s(response: httpx.Response) -> float:
-    """The header in seconds; its other form, a date, is not worth parsing: the backoff will do."""
+    """The header, a number of seconds or a date; 0 where there is none, or neither."""
     value = response.headers.get("retry-after", "")
-    return float(value) if value.isdigit() else 0.0
+    with suppress(ValueError):
+        seconds = float(value)
+        return seconds if math.isfinite(seconds) else 0.0
+    with suppress(ValueError):
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    return 0.0
 
 
 def _reason(response: httpx.Response) -> str:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from ray_jobs.engines import weights
+from ray_jobs.engines import openai_endpoint, weights
 from ray_jobs.engines.llm import Message, Prompt
 from ray_jobs.engines.load_llm import check_llm, load_judges, load_llm
 from ray_jobs.engines.openai_endpoint import OpenAiEndpoint
@@ -256,6 +257,28 @@ def test_a_fault_that_does_not_pass_names_the_endpoint_and_the_fault(server: Ser
     server.script = [fault] * 3
     with pytest.raises(RetryableError, match=rf"/v1/chat/completions: {reason}.*, 3 times running"):
         endpoint(server.url, timeout_s=0.2).generate([prompt("a")])
+
+
+@pytest.mark.parametrize(
+    ("value", "wait_s"),
+    [
+        ("120", 120),
+        ("1.5", 1.5),
+        (formatdate(time.time() + 120, usegmt=True), 120),
+        (formatdate(time.time() - 120, usegmt=True), 0),
+        ("soon", 0),
+        ("inf", 0),
+    ],
+)
+def test_a_server_s_wish_when_to_be_asked_again_is_read_in_either_form(value: str, wait_s: float) -> None:
+    response = httpx.Response(429, headers={"Retry-After": value})
+    assert openai_endpoint._retry_after_s(response) == pytest.approx(wait_s, abs=30)
+
+
+def test_a_server_is_never_asked_before_it_wishes_to_be(server: Server) -> None:
+    engine = endpoint(server.url)
+    assert all(90 <= engine._delay_s(attempt, retry_after_s=90) <= 135 for attempt in range(1, 12))
+    assert engine._delay_s(12, retry_after_s=0) <= 90
 
 
 def test_nobody_listening_is_retryable() -> None:
