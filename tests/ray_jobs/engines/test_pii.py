@@ -114,6 +114,11 @@ def test_an_answer_is_what_the_question_asked_for(
     assert masked(redactor, (AGENT, question), (CUSTOMER, answer)) == [question, expected]
 
 
+def test_a_title_with_its_full_stop_is_no_name(redactor: Redactor) -> None:
+    assert masked(redactor, (AGENT, "Am I speaking with Dr. Okafor?")) == ["Am I speaking with Dr. [PERSON_1]?"]
+    assert masked(redactor, (AGENT, "Put me through to Prof. Castillo.")) == ["Put me through to Prof. [PERSON_1]."]
+
+
 def test_month_and_year_after_a_card_number_are_its_expiry(redactor: Redactor) -> None:
     assert masked(
         redactor, (CUSTOMER, "It's 4111 1111 1111 1111."), (AGENT, "And what else is on it?"), (CUSTOMER, "12/27.")
