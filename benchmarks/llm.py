@@ -24,7 +24,7 @@ from typing import Any
 
 from ray_jobs import prompts
 from ray_jobs.engines import vllm_local, weights
-from ray_jobs.engines.llm import Message, Prompt
+from ray_jobs.engines.llm import Completion, Message, Prompt
 from ray_jobs.spec import LlmSpec
 
 SPEC = LlmSpec(context_tokens=2048, kv_cache_gib=0.5)
@@ -101,10 +101,15 @@ def load() -> tuple[dict[str, Callable[[Sequence[Prompt]], Tokens]], vllm_local.
     vllm_local.load_engine = adopt  # type: ignore[assignment]
     ours = vllm_local.VllmLocal(SPEC)
     asks: dict[str, Callable[[Sequence[Prompt]], Tokens]] = {
-        "ours": lambda batch: [(c.prompt_tokens, c.completion_tokens) for c in ours.generate(batch)],
+        "ours": lambda batch: generate(ours, batch),
         "peer": lambda batch: chat(peer, batch),
     }
     return asks, ours
+
+
+def generate(ours: vllm_local.VllmLocal, batch: Sequence[Prompt]) -> Tokens:
+    answers = [answer for answer in ours.generate(batch) if isinstance(answer, Completion)]
+    return [(answer.prompt_tokens, answer.completion_tokens) for answer in answers]
 
 
 def chat(peer: Any, batch: Sequence[Prompt]) -> Tokens:

@@ -56,11 +56,12 @@ class MeteredLlm:
     def count_tokens(self, text: str) -> int:
         return self._engine.count_tokens(text)
 
-    def generate(self, prompts: Sequence[Prompt]) -> list[Completion]:
+    def generate(self, prompts: Sequence[Prompt]) -> list[Completion | ValueError]:
         try:
-            completions = self._engine.generate(prompts)
+            results = self._engine.generate(prompts)
         finally:  # a batch that failed had its retries, too
             self._metrics.publish(self._engine.stats())
+        completions = [result for result in results if isinstance(result, Completion)]
         tags = {"model": self.model_name}
         for completion in completions:
             _histogram("callmill_llm_request_s", ("model",), _REQUEST_BOUNDS_S).observe(completion.latency_s, tags=tags)
@@ -68,7 +69,7 @@ class MeteredLlm:
             cost_usd = sum(self._price.cost_usd(c.prompt_tokens, c.completion_tokens) for c in completions)
             if cost_usd > 0:
                 _counter("callmill_llm_cost_usd", ("model",)).inc(cost_usd, tags=tags)
-        return completions
+        return results
 
     def stats(self) -> dict[str, float]:
         return self._engine.stats()

@@ -38,9 +38,9 @@ logging.getLogger("httpx").setLevel(logging.WARNING)  # it has a line for each r
 class OpenAiEndpoint:
     """An `LlmEngine`. At most `max_concurrency` requests are under way, over all threads that call `generate`.
 
-    Raises SpecError for a key that is not in its variable. `generate` raises ValueError for a prompt the server
-    refuses, RetryableError where it stays busy, hangs or drops connections through `max_attempts`, and FatalError where
-    the address, the key or the model is wrong; it cancels the rest of the batch.
+    Raises SpecError for a key that is not in its variable. `generate` returns a ValueError for a prompt the server
+    refuses, and raises RetryableError where it stays busy, hangs or drops connections through `max_attempts`, and
+    FatalError where the address, the key or the model is wrong; raising, it cancels the rest of the batch.
     """
 
     def __init__(self, spec: EndpointSpec, *, model: str, context_tokens: int, seed: int = 0) -> None:
@@ -60,20 +60,26 @@ class OpenAiEndpoint:
         """An estimate on the safe side: the server's vocabulary is not known here."""
         return -(-len(text.encode()) // _BYTES_PER_TOKEN)
 
-    def generate(self, prompts: Sequence[Prompt]) -> list[Completion]:
+    def generate(self, prompts: Sequence[Prompt]) -> list[Completion | ValueError]:
         return asyncio.run_coroutine_threadsafe(self._generate(prompts), self._loop).result()
 
     def stats(self) -> dict[str, float]:
         """`request_s` sums the latencies of all attempts."""
         return {**self._counters, "request_s": self._request_s, "load_s": 0.0}
 
-    async def _generate(self, prompts: Sequence[Prompt]) -> list[Completion]:
+    async def _generate(self, prompts: Sequence[Prompt]) -> list[Completion | ValueError]:
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._complete(prompt)) for prompt in prompts]
+                tasks = [group.create_task(self._result(prompt)) for prompt in prompts]
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
         return [task.result() for task in tasks]
+
+    async def _result(self, prompt: Prompt) -> Completion | ValueError:
+        try:
+            return await self._complete(prompt)
+        except ValueError as refusal:
+            return refusal
 
     async def _complete(self, prompt: Prompt) -> Completion:
         body, began = self._body(prompt), time.monotonic()

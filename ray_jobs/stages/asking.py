@@ -280,14 +280,12 @@ def dumps(value: Any) -> str:
 def _generate(asked: Sequence[tuple[str, Prompt]], engine: LlmEngine) -> list[Completion | Exception]:
     """A completion or an exception per (call id, prompt): in one batch, then call by call where the batch fails.
 
-    Raises what the engine raises where it answers for no call, unless there is one call only and the fault may be its.
+    Raises what the engine says where it answers for no call, unless there is one call only and the fault may be its.
     """
     if not asked:
         return []
-    results = _try([prompt for _, prompt in asked], engine)
     calls = [[prompt for _, prompt in group] for _, group in groupby(asked, key=lambda item: item[0])]
-    if isinstance(results[0], Exception) and len(calls) > 1:
-        results = [result for call in calls for result in _try(call, engine)]
+    results = _results(calls, engine)
     fault = next((result for result in results if isinstance(result, Exception)), None)
     if fault is None or not all(isinstance(result, Exception) for result in results):
         return results
@@ -296,13 +294,15 @@ def _generate(asked: Sequence[tuple[str, Prompt]], engine: LlmEngine) -> list[Co
     return results
 
 
-def _try(batch: Sequence[Prompt], engine: LlmEngine) -> list[Completion | Exception]:
+def _results(calls: Sequence[Sequence[Prompt]], engine: LlmEngine) -> list[Completion | Exception]:
     try:
-        return [*engine.generate(batch)]
+        return [*engine.generate([prompt for call in calls for prompt in call])]
     except FatalError:
         raise
     except Exception as error:
-        return [error] * len(batch)
+        if len(calls) == 1:
+            return [error] * len(calls[0])
+        return [result for call in calls for result in _results([call], engine)]
 
 
 def one_line(error: object) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -386,6 +386,25 @@ def test_one_call_the_engine_cannot_take_fails_alone() -> None:
     assert [i.status for i in insights] == ["ok", "ok", "failed", "failed", "ok", "ok"]
     assert insights[2].error == "unencodable text"
     assert [len(batch) for batch in engine.batches] == [6, 2, 2, 2]
+
+
+def test_a_refused_prompt_fails_alone_and_nothing_is_asked_twice() -> None:
+    class Choosy(FakeLlm):
+        def generate(self, prompts: Sequence[Prompt]) -> list[Completion | ValueError]:
+            completions = super().generate(prompts)
+            return [
+                ValueError("filtered") if "rude" in user_text(prompt) else completion
+                for prompt, completion in zip(prompts, completions, strict=True)
+            ]
+
+    engine = Choosy(good_answer)
+    insights = analyse([transcript("a", "Hello."), transcript("b", "rude"), transcript("c", "Hello.")], engine, LLM)
+    assert [(i.status, i.error) for i in insights] == [
+        *[("ok", "")] * 2,
+        *[("failed", "filtered")] * 2,
+        *[("ok", "")] * 2,
+    ]
+    assert len(engine.batches) == 1
 
 
 def test_an_engine_that_answers_for_no_call_stops_the_partition() -> None:
