@@ -153,17 +153,18 @@ class OpenAiEndpoint:
             document = response.json()
             (choice,) = document["choices"]
             text, finish_reason = choice["message"]["content"], choice["finish_reason"]
-        except (ValueError, KeyError, TypeError):
+            usage = document.get("usage") or {}
+            prompt_tokens, completion_tokens = (usage.get(f"{kind}_tokens") or 0 for kind in ("prompt", "completion"))
+        except (ValueError, KeyError, TypeError, AttributeError):
             kind = response.headers.get("content-type", "nothing")
             raise FatalError(f"{self._url}: sent {kind}, not a chat completion; is the address right?") from None
         if not isinstance(text, str) or finish_reason == "content_filter":
             raise ValueError(f"the endpoint gave no text (finish_reason {finish_reason})")
-        usage = document.get("usage") or {}
         return Completion(
             text=text,
             finish_reason="length" if finish_reason == "length" else "stop",
-            prompt_tokens=usage.get("prompt_tokens", 0),
-            completion_tokens=usage.get("completion_tokens", 0),
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
         )
 
 

@@ -223,6 +223,13 @@ def test_tokens_are_counted(server: Server) -> None:
     assert stats["request_s"] > 0
 
 
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": None}])
+def test_a_server_that_counts_no_tokens_is_taken_for_none(server: Server, usage: object) -> None:
+    server.script = [status(200, json.dumps({**json.loads(completion("x")), "usage": usage}))]
+    (answer,) = endpoint(server.url).generate([prompt("a")])
+    assert (answer.prompt_tokens, answer.completion_tokens) == (0, 0)
+
+
 def test_an_answer_cut_by_its_budget_says_so(server: Server) -> None:
     server.script = [status(200, completion("{", finish_reason="length"))]
     (answer,) = endpoint(server.url).generate([prompt("a")])
