@@ -21,9 +21,9 @@ def suggest(
 ) -> dict[str, list[Suggestion] | None]:
     """Call id to what the model takes for secrets; None where an answer was missing or broke its schema twice.
 
-    A long call is read in parts. Raises what the engine raises where it answers for no call, FatalError where it refuses
-    every prompt, in words of our own, for a server's may quote the call, and SpecError where its context has no room
-    for a transcript.
+    A long call is read in parts. Raises what the engine raises where it answers for no call, FatalError where it
+    refuses every prompt, in words of our own, for a server's may quote the call, and SpecError where its context has no
+    room for a transcript.
     """
     file = prompts.load(prompts.SECRETS)
     part_tokens = room(engine, file.version, file.render(labels=entities), file.max_tokens)
