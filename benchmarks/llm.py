@@ -1,7 +1,7 @@
 """What our engine costs over bare vLLM: `python -m benchmarks.llm [--rounds N] [--max-tokens N]`.
 
-The summary prompts of the sample calls' reference texts go through `VllmLocal.generate` and through
-`vllm.LLM.chat`, in turn, on one and the same loaded engine (two of them, alike to the last setting, differ by up to a
+The summary prompts of the sample calls' reference texts go through the engine as an
+analysis actor holds it (`VllmLocal`, metered) and through `vllm.LLM.chat`, in turn, on one and the same loaded engine (two of them, alike to the last setting, differ by up to a
 fifth through where their memory happens to lie). The schema asks for more than the budget allows, so that both write
 the same number of tokens. Each batch starts its transcripts with a label of its own, so that none is served from the
 prefix cache of the one before; the order changes with every round.
@@ -25,6 +25,7 @@ from typing import Any
 from ray_jobs import prompts
 from ray_jobs.engines import vllm_local, weights
 from ray_jobs.engines.llm import Completion, Message, Prompt
+from ray_jobs.metrics import MeteredLlm
 from ray_jobs.spec import LlmSpec
 
 SPEC = LlmSpec(context_tokens=2048, kv_cache_gib=0.5)
@@ -82,7 +83,7 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def load() -> tuple[dict[str, Callable[[Sequence[Prompt]], Tokens]], vllm_local.VllmLocal]:
+def load() -> tuple[dict[str, Callable[[Sequence[Prompt]], Tokens]], MeteredLlm]:
     """Both ways to ask the engine of one `vllm.LLM`, and ours."""
     os.environ |= vllm_local.ENVIRONMENT
     import torch
@@ -99,7 +100,7 @@ def load() -> tuple[dict[str, Callable[[Sequence[Prompt]], Tokens]], vllm_local.
         return peer.llm_engine
 
     vllm_local.load_engine = adopt  # type: ignore[assignment]
-    ours = vllm_local.VllmLocal(SPEC)
+    ours = MeteredLlm(vllm_local.VllmLocal(SPEC), SPEC)
     asks: dict[str, Callable[[Sequence[Prompt]], Tokens]] = {
         "ours": lambda batch: generate(ours, batch),
         "peer": lambda batch: chat(peer, batch),
@@ -107,7 +108,7 @@ def load() -> tuple[dict[str, Callable[[Sequence[Prompt]], Tokens]], vllm_local.
     return asks, ours
 
 
-def generate(ours: vllm_local.VllmLocal, batch: Sequence[Prompt]) -> Tokens:
+def generate(ours: MeteredLlm, batch: Sequence[Prompt]) -> Tokens:
     answers = [answer for answer in ours.generate(batch) if isinstance(answer, Completion)]
     return [(answer.prompt_tokens, answer.completion_tokens) for answer in answers]
 
