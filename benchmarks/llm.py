@@ -1,10 +1,10 @@
 """What our engine costs over bare vLLM: `python -m benchmarks.llm [--rounds N] [--max-tokens N]`.
 
-The summary prompts of the sample calls' reference texts go through the engine as an
-analysis actor holds it (`VllmLocal`, metered) and through `vllm.LLM.chat`, in turn, on one and the same loaded engine (two of them, alike to the last setting, differ by up to a
-fifth through where their memory happens to lie). The schema asks for more than the budget allows, so that both write
-the same number of tokens. Each batch starts its transcripts with a label of its own, so that none is served from the
-prefix cache of the one before; the order changes with every round.
+The summary prompts of the sample calls' reference texts go through the engine as an analysis actor holds it
+(`VllmLocal`, metered) and through `vllm.LLM.chat`, in turn, on one and the same loaded engine (two of them, alike to
+the last setting, differ by up to a fifth through where their memory happens to lie). The schema asks for more than the
+budget allows, so that both write the same number of tokens. Each batch starts its transcripts with a label of its own,
+so that none is served from the prefix cache of the one before; the order changes with every round.
 
 ours, peer      completion tokens per second, median over rounds
 ratio           ours / peer in the same round, median over rounds
