@@ -6,7 +6,7 @@ callmill_engine_windows_per_s, tokens_per_s, padding_share, idle_share
 callmill_llm_request_s           histogram, by model: from handing a prompt in to its answer, retries included
 callmill_llm_cost_usd            counter, by model, where the spec has its price
 callmill_llm_broken_answers      counter, by task: answers that broke their schema, the first try included
-callmill_llm_answers             counter, by task and status (ok, failed)
+callmill_llm_answers             counter, by task and status (ok, truncated, failed)
 callmill_judge_score             histogram, by judge: 1 to 5
 """
 
@@ -72,11 +72,12 @@ class MeteredLlm:
     def count_tokens(self, text: str) -> int:
         return self._engine.count_tokens(text)
 
-    def generate(self, prompts: Sequence[Prompt]) -> list[Completion]:
+    def generate(self, prompts: Sequence[Prompt]) -> list[Completion | ValueError]:
         try:
-            completions = self._engine.generate(prompts)
+            results = self._engine.generate(prompts)
         finally:  # a batch that failed had its retries, too
             self._metrics.publish(self._engine.stats())
+        completions = [result for result in results if isinstance(result, Completion)]
         tags = {"model": self.model_name}
         for completion in completions:
             _histogram("callmill_llm_request_s", ("model",), _REQUEST_BOUNDS_S).observe(completion.latency_s, tags=tags)
@@ -84,7 +85,7 @@ class MeteredLlm:
             cost_usd = sum(self._price.cost_usd(c.prompt_tokens, c.completion_tokens) for c in completions)
             if cost_usd > 0:
                 _counter("callmill_llm_cost_usd", ("model",)).inc(cost_usd, tags=tags)
-        return completions
+        return results
 
     def stats(self) -> dict[str, float]:
         return self._engine.stats()
@@ -97,7 +98,7 @@ def count_insights(insights: Sequence[Insight], llm: LlmSpec) -> None:
         _counter("callmill_llm_answers", ("task", "status")).inc(tags={"task": insight.task, "status": insight.status})
         if insight.num_broken:
             _counter("callmill_llm_broken_answers", ("task",)).inc(insight.num_broken, tags={"task": insight.task})
-        if insight.task in judges and insight.status == "ok":
+        if insight.task in judges and insight.answered:
             score = json.loads(insight.value_json)["score"]
             _histogram("callmill_judge_score", ("judge",), _SCORE_BOUNDS).observe(score, tags={"judge": insight.task})
 

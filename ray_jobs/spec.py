@@ -504,11 +504,6 @@ class LlmSpec(Section):
             )
         return self
 
-    @property
-    def models(self) -> tuple[str, ...]:
-        """The models that answer, the tasks' own first."""
-        return tuple(dict.fromkeys([self.model, *(judge.model for judge in self.judges if judge.model)]))
-
     @model_validator(mode="after")
     def _names_are_known(self) -> "LlmSpec":
         tasks = [task.name for task in self.tasks]
@@ -519,11 +514,6 @@ class LlmSpec(Section):
             if judge.task not in tasks:
                 raise ValueError(
                     f"judges: {judge.name} judges task {judge.task}; there are {', '.join(tasks) or 'none'}"
-                )
-        for model in self.prices:
-            if model not in self.models:
-                raise ValueError(
-                    f"prices: model {model} answers nothing in this run; there are {', '.join(self.models)}"
                 )
         return self
 
@@ -547,6 +537,22 @@ class RunSpec(Section):
     def analyses(self) -> bool:
         """Whether the run has an analysis stage."""
         return self.llm.engine != "none" and bool(self.llm.tasks)
+
+    @property
+    def language_models(self) -> tuple[str, ...]:
+        """The models that are asked something, the tasks' own first."""
+        judges = [judge.model for judge in self.llm.judges if judge.model]
+        return tuple(dict.fromkeys([self.llm.model, *judges, *([self.redact.llm.model] if self.redact.llm else [])]))
+
+    @model_validator(mode="after")
+    def _prices_are_of_models_that_answer(self) -> "RunSpec":
+        for model in self.llm.prices:
+            if model not in self.language_models:
+                raise ValueError(
+                    f"llm.prices: model {model} answers nothing in this run; "
+                    f"there are {', '.join(self.language_models)}"
+                )
+        return self
 
     @property
     def wave_size(self) -> int:
