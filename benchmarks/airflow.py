@@ -6,6 +6,7 @@ start_s            local backend: from the operator's request to the first line 
 waiting, running   N triggers in one event loop, as in a triggerer, against the contract tests' Kubernetes API in
                    another process; jobs that wait for their cluster, and jobs that run and print a line every ten
                    seconds: CPU seconds of this process and API calls per job, both per minute, and memory per job
+                   (the clients' packages included; `running` comes second and reuses what `waiting` has taken)
 """
 
 import argparse
