@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from kuberay.errors import InvalidSpecError
 SUITES = {
     "airflow": "benchmarks.airflow",
     "etl": "benchmarks.etl",
+    "handoff": "benchmarks.handoff",
     "asr": "benchmarks.asr",
     "listing": "benchmarks.listing",
     "llm": "benchmarks.llm",
@@ -36,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Run a suite as a process of its own, show what it prints, keep its last line with the circumstances."""
     command = [sys.executable, "-m", SUITES[options.suite], *rest]
-    process = subprocess.Popen(command, cwd=harness.ROOT, stdout=subprocess.PIPE, text=True)
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}  # what it says is shown as it says it
+    process = subprocess.Popen(command, cwd=harness.ROOT, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     last = ""
     for line in process.stdout:

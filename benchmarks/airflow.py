@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import structlog
 
 from kuberay.backend import utc_now
 from kuberay.cluster import resolve_cluster
@@ -56,15 +57,22 @@ print(time.perf_counter() - began, [name for name in sys.argv[2:] if name in sys
 
 def main() -> None:
     options = _parser().parse_args()
-    logging.disable(logging.INFO)  # the job's lines would go to the tasks' logs
-    result = {
+    _silence()
+    with tempfile.TemporaryDirectory() as folder:
+        # The client's package looks for this once, when it is imported.
+        kubeconfig = Path(folder) / "kubeconfig"
+        os.environ["KUBECONFIG"] = str(kubeconfig)
+        print(json.dumps(measure(options, kubeconfig)))
+
+
+def measure(options: argparse.Namespace, kubeconfig: Path) -> dict[str, Any]:
+    return {
         "import_s": {path.stem: import_s(path, options.rounds) for path in sorted(DAGS.glob("*.py")) if _is_dag(path)},
         "start_s": asyncio.run(start_s(options.rounds)),
         "triggers": options.triggers,
-        "waiting": triggers_cost(options.triggers, WAITING, options.window_s),
-        "running": triggers_cost(options.triggers, RUNNING, options.window_s),
+        "waiting": triggers_cost(kubeconfig, options.triggers, WAITING, options.window_s),
+        "running": triggers_cost(kubeconfig, options.triggers, RUNNING, options.window_s),
     }
-    print(json.dumps(result))
 
 
 def import_s(path: Path, rounds: int) -> float:
@@ -91,7 +99,7 @@ def _is_dag(path: Path) -> bool:
 
 
 async def start_s(rounds: int) -> dict[str, float]:
-    folder = Path(tempfile.mkdtemp(prefix="kuberay-"))
+    folder = Path(tempfile.mkdtemp(prefix="kuberay-", dir="/tmp"))
     took: dict[str, list[float]] = {"own_cluster": [], "running_cluster": []}
     try:
         async with LocalBackend(LocalSettings(folder=folder, num_cpus=1)) as backend:
@@ -122,9 +130,8 @@ async def _start(backend: LocalBackend, folder: Path, cluster: dict[str, Any], t
     return float(stamp.read_text()) - began, name
 
 
-def triggers_cost(num_triggers: int, status: dict[str, str], window_s: float) -> dict[str, float]:
-    with _kubernetes(num_triggers, status) as (kubeconfig, requests):
-        os.environ["KUBECONFIG"] = str(kubeconfig)
+def triggers_cost(kubeconfig: Path, num_triggers: int, status: dict[str, str], window_s: float) -> dict[str, float]:
+    with _kubernetes(kubeconfig, num_triggers, status) as requests:
         return asyncio.run(_hold(num_triggers, window_s, requests))
 
 
@@ -157,21 +164,22 @@ async def _hold(num_triggers: int, window_s: float, requests: Connection) -> dic
 
 
 @contextmanager
-def _kubernetes(num_jobs: int, status: dict[str, str]) -> Iterator[tuple[Path, Connection]]:
-    """The API in a process of its own: a kubeconfig for it, and a pipe that answers with its number of requests."""
+def _kubernetes(kubeconfig: Path, num_jobs: int, status: dict[str, str]) -> Iterator[Connection]:
+    """The API in a process of its own, which the kubeconfig names: a pipe that answers with its number of requests."""
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     server = context.Process(target=_serve, args=(theirs, num_jobs, status))
     server.start()
-    with tempfile.TemporaryDirectory() as folder:
-        kubeconfig = Path(folder) / "kubeconfig"
+    try:
         kubeconfig.write_text(json.dumps(ours.recv()))
-        yield kubeconfig, ours
-    ours.send("stop")
-    server.join()
+        yield ours
+    finally:
+        ours.send("stop")
+        server.join()
 
 
 def _serve(requests: Connection, num_jobs: int, status: dict[str, str]) -> None:
+    _silence()
     api = FakeKubernetes().start()
     spec = make_job(entrypoint="python -m work", cluster=resolve_cluster("small"))
     for index in range(num_jobs):
@@ -184,6 +192,12 @@ def _serve(requests: Connection, num_jobs: int, status: dict[str, str]) -> None:
         requests.send(len(api.requests))
     ended.set()
     api.stop()
+
+
+def _silence() -> None:
+    """No line for each line of a job, which goes to the tasks' logs in a triggerer, nor for each request."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    logging.disable(logging.INFO)
 
 
 def _print_lines(api: FakeKubernetes, num_jobs: int, ended: threading.Event) -> None:

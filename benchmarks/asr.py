@@ -9,7 +9,12 @@ cpu_s        processor seconds per window: what is left to compare where other p
 wer          word errors per reference word, runs of digits split: over the calls and, where CALLMILL_SPEECH_DATA names
              a folder of recordings that are not the project's to give away, its bank calls and read sentences
 
+where_time_goes  shares of our engine's time: the encoder's matrix products and attention, the decoder with language
+                 detection, the front end, and what makes words of tokens
+
 Peers: faster_whisper (int8, BatchedInferencePipeline), transformers (bfloat16, generate), vllm (bfloat16).
+
+With --shape NAME instead: the speed of a published shape with random weights, on a GPU or a CPU; see asr_shape.py.
 """
 
 import argparse
@@ -174,11 +179,15 @@ def load_transformers(num_threads: int, folder: Path) -> Reader:
 
 
 def load_vllm(num_threads: int, folder: Path) -> Reader:
-    """vLLM in bfloat16; its engine is a process of its own, whose processor time is not counted."""
+    """vLLM in bfloat16; its engine is a process of its own, whose processor time is not counted.
+
+    Eager, as compiling takes longer than reading everything does.
+    """
     os.environ.update(VLLM_CPU_KVCACHE_SPACE="2", HF_HUB_OFFLINE="1", OMP_NUM_THREADS=str(num_threads))
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # by itself it leaves a core to the client
     from vllm import LLM, SamplingParams
 
-    model = LLM(str(folder), dtype="bfloat16", max_num_seqs=16, limit_mm_per_prompt={"audio": 1})
+    model = LLM(str(folder), dtype="bfloat16", max_num_seqs=16, enforce_eager=True, limit_mm_per_prompt={"audio": 1})
     sampling = SamplingParams(temperature=0.0, max_tokens=224)
 
     def read(_windows: Sequence[Window], waves: Sequence[Wave]) -> list[str]:
@@ -260,13 +269,33 @@ def _flat(channels: Sequence[Channel]) -> tuple[list[Window], list[Wave]]:
 
 
 def where_time_goes(engine: Any, channels: Sequence[Channel]) -> dict[str, float]:
-    """Shares of our engine's time by part."""
+    """Shares of our engine's time by part, the encoder's by kind of operation."""
     windows, _ = _flat(channels)
     before = engine.stats()
     engine.transcribe(windows)
     parts = {name: engine.stats()[name] - before[name] for name in before if name in PARTS}
+    encoder_s = parts.pop("encoder_s")
+    parts |= {f"encoder_{kind}_s": share * encoder_s for kind, share in _encoder_shares(engine, windows).items()}
     total = sum(parts.values())
     return {name.removesuffix("_s"): round(part / total, 3) for name, part in parts.items()}
+
+
+def _encoder_shares(engine: Any, windows: Sequence[Window]) -> dict[str, float]:
+    """How the encoder's time for some windows, on one core, divides among kinds of operations."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        log_mel = engine._log_mel(windows[:PROBE_WINDOWS])
+        engine._encoder(log_mel)
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+            engine._encoder(log_mel)
+    times = dict.fromkeys(("gemm", "attention", "other"), 0.0)
+    for event in profiler.key_averages():
+        kind = "attention" if "attention" in event.key else "gemm" if re.search("mm|linear", event.key) else "other"
+        times[kind] += event.self_cpu_time_total
+    return {kind: spent / sum(times.values()) for kind, spent in times.items()}
 
 
 def main() -> None:
@@ -276,7 +305,22 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--peers", nargs="+", default=["faster_whisper"], choices=PEERS, help="the first is the one")
+    parser.add_argument("--shape", help="measure a model of random weights instead: tiny ... large-v3-turbo")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="with --shape")
+    parser.add_argument("--windows", type=int, default=2_048, help="with --shape: how many are read at once")
     options = parser.parse_args()
+    if options.shape:
+        from benchmarks.asr_shape import measure_shape
+        from benchmarks.whisper_shapes import SHAPES
+
+        if options.shape not in SHAPES:
+            parser.error(f"--shape {options.shape}: there are {', '.join(SHAPES)}")
+        print(
+            json.dumps(
+                measure_shape(options.shape, SHAPES[options.shape], options.device, options.windows, options.threads)
+            )
+        )
+        return
     folder = os.environ.get("CALLMILL_SPEECH_DATA")
     calls = load_channels([*sample_calls(), *(bank_calls(Path(folder)) if folder else ())])
     sentences = load_channels(list(read_sentences(Path(folder)))) if folder else []

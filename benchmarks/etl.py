@@ -226,7 +226,7 @@ def through_spark(spark: "SparkSession", partitions: Sequence[Partition]) -> Non
     """One wave, into Ray's object store and out of Spark's caches again."""
     import ray
 
-    wave = job.cache_wave(spark, partitions, ETL)
+    wave = job.cache_wave(spark, job.prepare_wave(spark, partitions, ETL))
     for table in job.to_ray(wave):
         ray.get(table)
     job.release(spark, wave)

@@ -1,9 +1,9 @@
 """Whole commands in turns, measured from outside: peer and ours alike.
 
 A contestant is a command that does a job from start to end. `alternate` runs all of them in turns, in an order that
-changes with every round, after rounds that are not counted. What a command costs is what all its descendants cost:
-this process adopts the orphans among them (prctl PR_SET_CHILD_SUBREAPER), waits for every one, and the kernel has
-then added up their processor time, Ray's daemons and Spark's JVM included.
+changes with every round, after rounds that are not counted. What a command costs is what all its descendants cost,
+Ray's daemons and Spark's JVM included: this process adopts the orphans among them (prctl PR_SET_CHILD_SUBREAPER) and
+waits for every one, so that nothing of a command runs on beside the next.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import distributions
 from pathlib import Path
@@ -94,7 +94,7 @@ def measure(contestant: Contestant, number: int) -> Reading:
     become_subreaper()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.perf_counter()
-    with tempfile.TemporaryFile("w+", errors="replace") as output, _MemoryPeak() as memory:
+    with tempfile.TemporaryFile("w+", errors="replace") as output, _Watch() as watch:
         process = subprocess.Popen(
             contestant.command(number),
             cwd=ROOT,
@@ -111,10 +111,11 @@ def measure(contestant: Contestant, number: int) -> Reading:
             tail = "\n".join(output.read().strip().splitlines()[-LOG_TAIL_LINES:])
             raise CommandFailedError(f"{contestant.name} ended with status {process.returncode}:\n{tail}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    waited_for_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Reading(
         wall_s=wall_s,
-        cpu_s=after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
-        peak_bytes=memory.peak_bytes,
+        cpu_s=max(waited_for_s, watch.cpu_s),
+        peak_bytes=watch.peak_bytes,
         facts=contestant.read(number),
     )
 
@@ -142,15 +143,25 @@ def reap_descendants(grace_s: float = 20.0) -> None:
             time.sleep(0.05)
 
 
-class _MemoryPeak:
-    """Samples the memory of all that this process has started, shared pages counted once; a context manager."""
+class _Watch:
+    """Samples all that this process has started; a context manager.
+
+    peak_bytes  their memory at its height, shared pages counted once
+    cpu_s       processor time of all that were seen, each up to its last sample. The kernel's own sum lacks the workers
+                of Ray, whose raylet does not wait for them; this one lacks processes that live less than a sample
+    """
 
     def __init__(self) -> None:
         self.peak_bytes = 0
+        self._cpu_s: dict[tuple[int, float], float] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> "_MemoryPeak":
+    @property
+    def cpu_s(self) -> float:
+        return sum(self._cpu_s.values())
+
+    def __enter__(self) -> "_Watch":
         self._thread.start()
         return self
 
@@ -160,14 +171,13 @@ class _MemoryPeak:
 
     def _watch(self) -> None:
         while not self._ended.wait(SAMPLE_S):
-            self.peak_bytes = max(self.peak_bytes, sum(_pss_bytes()))
-
-
-def _pss_bytes() -> Iterator[int]:
-    """Of every descendant of this process; the harness itself is not counted."""
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):  # gone meanwhile
-            yield process.memory_full_info().pss
+            num_bytes = 0
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):  # gone meanwhile
+                    times = process.cpu_times()
+                    self._cpu_s[process.pid, process.create_time()] = times.user + times.system
+                    num_bytes += process.memory_full_info().pss
+            self.peak_bytes = max(self.peak_bytes, num_bytes)
 
 
 # ---------------------------------------------------------------------------------------------------------- figures

@@ -1,14 +1,15 @@
 """What our engine costs over bare vLLM: `python -m benchmarks.llm [--rounds N] [--max-tokens N]`.
 
-The summary prompts of the sample calls' reference texts go through `VllmLocal.generate` and through
-`vllm.LLM.chat`, in turn, on one and the same loaded engine (two of them, alike to the last setting, differ by up to a
-fifth through where their memory happens to lie). The schema asks for more than the budget allows, so that both write
-the same number of tokens. Each batch starts its transcripts with a label of its own, so that none is served from the
-prefix cache of the one before; the order changes with every round.
+The summary prompts of the sample calls' reference texts go through the engine as an analysis actor holds it
+(`VllmLocal`, metered) and through `vllm.LLM.chat`, in turn, on one and the same loaded engine (two of them, alike to
+the last setting, differ by up to a fifth through where their memory happens to lie). The schema asks for more than the
+budget allows, so that both write the same number of tokens. Each batch starts its transcripts with a label of its own,
+so that none is served from the prefix cache of the one before; the order changes with every round.
 
 ours, peer      completion tokens per second, median over rounds
 ratio           ours / peer in the same round, median over rounds
 cpu_ratio       the same per CPU second: what to read where other work shares the machine and no GPU does the work
+cached          share of prompt tokens that the prefix cache served where both default tasks are asked about every call
 load_s          seconds until the engine was ready, the import of vLLM included
 """
 
@@ -23,7 +24,8 @@ from typing import Any
 
 from ray_jobs import prompts
 from ray_jobs.engines import vllm_local, weights
-from ray_jobs.engines.llm import Message, Prompt
+from ray_jobs.engines.llm import Completion, Message, Prompt
+from ray_jobs.metrics import MeteredLlm
 from ray_jobs.spec import LlmSpec
 
 SPEC = LlmSpec(context_tokens=2048, kv_cache_gib=0.5)
@@ -45,7 +47,7 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=32)
     parsed = parser.parse_args()
     began = time.perf_counter()
-    asks = load()
+    asks, ours = load()
     load_s = time.perf_counter() - began
     rates: dict[str, list[float]] = {name: [] for name in asks}
     cpu_rates: dict[str, list[float]] = {name: [] for name in asks}
@@ -62,12 +64,16 @@ def main() -> None:
                 rates[name].append(num_tokens / wall_s)
                 cpu_rates[name].append(num_tokens / cpu_s)
         assert asked["ours"] == asked["peer"], "the two did not send the same prompts"
+    before = ours.stats()
+    ours.generate(batch_of("both", parsed.max_tokens, ("summary/v1", "disposition/v1")))
+    spent = {key: value - before[key] for key, value in ours.stats().items()}
     result = {
         "benchmark": "llm",
         "ours": round(statistics.median(rates["ours"]), 1),
         "peer": round(statistics.median(rates["peer"]), 1),
         "ratio": ratio(rates),
         "cpu_ratio": ratio(cpu_rates),
+        "cached": round(spent["cached_prompt_tokens"] / spent["prompt_tokens"], 3),
         "unit": "completion tokens/s",
         "model": SPEC.model,
         "num_prompts": len(batch_of("", 1)),
@@ -77,8 +83,8 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def load() -> dict[str, Callable[[Sequence[Prompt]], Tokens]]:
-    """One `vllm.LLM`, and both ways to ask its engine."""
+def load() -> tuple[dict[str, Callable[[Sequence[Prompt]], Tokens]], MeteredLlm]:
+    """Both ways to ask the engine of one `vllm.LLM`, and ours."""
     os.environ |= vllm_local.ENVIRONMENT
     import torch
     from vllm import LLM
@@ -94,11 +100,17 @@ def load() -> dict[str, Callable[[Sequence[Prompt]], Tokens]]:
         return peer.llm_engine
 
     vllm_local.load_engine = adopt  # type: ignore[assignment]
-    ours = vllm_local.VllmLocal(SPEC)
-    return {
-        "ours": lambda batch: [(c.prompt_tokens, c.completion_tokens) for c in ours.generate(batch)],
+    ours = MeteredLlm(vllm_local.VllmLocal(SPEC), SPEC)
+    asks: dict[str, Callable[[Sequence[Prompt]], Tokens]] = {
+        "ours": lambda batch: generate(ours, batch),
         "peer": lambda batch: chat(peer, batch),
     }
+    return asks, ours
+
+
+def generate(ours: MeteredLlm, batch: Sequence[Prompt]) -> Tokens:
+    answers = [answer for answer in ours.generate(batch) if isinstance(answer, Completion)]
+    return [(answer.prompt_tokens, answer.completion_tokens) for answer in answers]
 
 
 def chat(peer: Any, batch: Sequence[Prompt]) -> Tokens:
@@ -121,16 +133,16 @@ def chat(peer: Any, batch: Sequence[Prompt]) -> Tokens:
     return [(len(output.prompt_token_ids), len(output.outputs[0].token_ids)) for output in outputs]
 
 
-def batch_of(label: str, max_tokens: int) -> list[Prompt]:
-    """One summary prompt per sample call."""
-    file = prompts.load("summary/v1")
+def batch_of(label: str, max_tokens: int, versions: Sequence[str] = ("summary/v1",)) -> list[Prompt]:
+    """One prompt of each version per sample call, those of a call side by side."""
     batch = []
     for path in sorted(SAMPLES.glob("*.json")):
         turns = json.loads(path.read_text())["turns"]
         dialogue = "\n".join(f"{turn['speaker']}: {turn['text']}" for turn in turns)
-        rendered = file.render(transcript=f"{label}\n{dialogue}")
-        messages = (Message(role="system", content=rendered.system), Message(role="user", content=rendered.user))
-        batch.append(Prompt(messages=messages, max_tokens=max_tokens, schema=LONG_ANSWER))
+        for version in versions:
+            rendered = prompts.load(version).render(transcript=f"{label}\n{dialogue}")
+            messages = (Message(role="system", content=rendered.system), Message(role="user", content=rendered.user))
+            batch.append(Prompt(messages=messages, max_tokens=max_tokens, schema=LONG_ANSWER))
     return batch
 
 

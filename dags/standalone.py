@@ -9,11 +9,11 @@ import asyncio
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -42,7 +42,8 @@ def main() -> int:
         if _taken(port):
             print(f"port {port} is taken: another Airflow? Stop it, or choose another with PORT=", file=sys.stderr)
             return 1
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for sign in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs ignore the first
+        signal.signal(sign, signal.default_int_handler)
     print(f"Airflow is starting, which takes a minute; its output is in {home / 'standalone.log'}", flush=True)
     try:
         with (home / "standalone.log").open("wb") as log, _local_heads_ended(environment):
@@ -63,7 +64,7 @@ def main() -> int:
 
 def ray_folder(home: Path) -> Path:
     """Where this Airflow's Ray heads live: short, because Unix sockets lie below it."""
-    return Path(tempfile.gettempdir()) / f"kuberay-{hashlib.sha256(str(home).encode()).hexdigest()[:8]}"
+    return Path("/tmp") / f"kuberay-{hashlib.sha256(str(home).encode()).hexdigest()[:8]}"
 
 
 def _environment(home: Path, dags: Path, port: int) -> dict[str, str]:
@@ -123,16 +124,18 @@ def _standalone(environment: Mapping[str, str], log: int) -> Iterator[subprocess
 
 @contextmanager
 def _local_heads_ended(environment: Mapping[str, str]) -> Iterator[None]:
-    """Whatever Ray still runs when Airflow has stopped is ended."""
+    """Whatever Ray still runs when Airflow has stopped is ended, and its files are removed."""
+    settings = LocalSettings.from_environment(environment)
 
     async def end() -> None:
-        async with LocalBackend(LocalSettings.from_environment(environment)) as backend:
+        async with LocalBackend(settings) as backend:
             await collect(backend, datetime.max.replace(tzinfo=UTC))
 
     try:
         yield
     finally:
         asyncio.run(end())
+        shutil.rmtree(settings.folder, ignore_errors=True)
 
 
 def _until_healthy(airflow: subprocess.Popen[bytes], port: int) -> None:

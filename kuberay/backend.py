@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol, Self, TypeVar
 
@@ -122,9 +122,11 @@ async def follow_job(
 ) -> JobStatus:
     """Emit the job's progress and log until it has finished; returns its last status.
 
-    Log lines that an earlier reader has saved as read are not emitted again.
+    Log lines that an earlier reader has saved as read are not emitted again. The message of a job that failed before it
+    ran says what it still waits for.
     """
     latest = JobStatus(name=name, state="waiting")
+    has_run = False
     log = _LogReader(backend, name, emit)
 
     async def report_pending() -> None:
@@ -148,12 +150,16 @@ async def follow_job(
         async for status in backend.watch_job(name):
             if (status.state, status.message) != (latest.state, latest.message):
                 emit(f"job {name}: {status.state}{f', {status.message}' if status.message else ''}")
+            has_run = has_run or status.state == "running"
             latest = status
             if status.finished:
                 break
     finally:
         await _stop(helpers)
     await log.read()
+    if latest.state == "failed" and not has_run:
+        waits_for = await _quietly(backend.pending(latest.cluster or name), [])
+        return replace(latest, message="; ".join(filter(None, [latest.message, *waits_for])))
     return latest
 
 

@@ -10,8 +10,8 @@ import json
 import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import asdict
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any, Literal, Self
 
@@ -42,6 +42,9 @@ PLURALS: dict[Kind, str] = {"RayCluster": "rayclusters", "RayJob": "rayjobs"}
 
 WATCH_S = 240
 """Length of one watch: shorter than the five minutes after which load balancers cut idle connections."""
+
+ANSWER_S = 60
+"""Longest wait for an answer that is no watch."""
 
 MAX_ATTEMPTS = 6
 MAX_BACKOFF_S = 30.0
@@ -83,6 +86,7 @@ class KubernetesBackend:
         self._backoff_s = backoff_s
         self._stack = AsyncExitStack()
         self._api: kubernetes.ApiClient | None = None
+        self._renewing = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         await self._open()
@@ -120,9 +124,21 @@ class KubernetesBackend:
     async def watch_job(self, name: str) -> AsyncIterator[JobStatus]:
         async for manifest in self._watch("RayJob", name):
             status = _job_status(name, manifest)
+            selected = (manifest or {}).get("spec", {}).get("clusterSelector", {}).get("ray.io/cluster")
+            if selected and not status.finished and await self._is_gone(selected):
+                status = replace(status, state="gone", message=f"the RayCluster {selected} it runs on was deleted")
             yield status
             if status.finished:
                 return
+
+    async def _is_gone(self, cluster: str) -> bool:
+        """Whether a cluster that jobs share is not there: KubeRay lets its jobs wait for it until their deadline.
+
+        Asked with each look at a job, which is every WATCH_S at the latest.
+        """
+        with suppress(UnreachableError):
+            return _cluster_status(cluster, await self.read("RayCluster", cluster)).state == "gone"
+        return False
 
     async def delete_job(self, name: str) -> None:
         manifest = await self.read("RayJob", name)
@@ -154,7 +170,7 @@ class KubernetesBackend:
         answer = await self._call(
             f"get pods/log {pod}",
             lambda: self._core.read_namespaced_pod_log(
-                pod, self.namespace, timestamps=True, _preload_content=False, _request_timeout=60, **since
+                pod, self.namespace, timestamps=True, _preload_content=False, _request_timeout=ANSWER_S, **since
             ),
             missing=None,
         )
@@ -208,7 +224,7 @@ class KubernetesBackend:
                     self.namespace,
                     field_selector=f"involvedObject.name={name},type=Warning",
                     _preload_content=False,
-                    _request_timeout=60,
+                    _request_timeout=ANSWER_S,
                 ),
             )
         except ForbiddenError:  # an older Role: what the pods say is told all the same
@@ -247,7 +263,7 @@ class KubernetesBackend:
         created = await self._call(
             f"create {PLURALS[kind]} {name}",
             lambda: self._custom.create_namespaced_custom_object(
-                *self._path(kind), manifest, field_validation="Strict", _request_timeout=60
+                *self._path(kind), manifest, field_validation="Strict", _request_timeout=ANSWER_S
             ),
             taken=None,
         )
@@ -260,7 +276,7 @@ class KubernetesBackend:
         await self._call(
             f"delete {PLURALS[kind]} {name}",
             lambda: self._custom.delete_namespaced_custom_object(
-                *self._path(kind), name, propagation_policy="Foreground", _request_timeout=60
+                *self._path(kind), name, propagation_policy="Foreground", _request_timeout=ANSWER_S
             ),
             missing=None,
         )
@@ -282,7 +298,7 @@ class KubernetesBackend:
         """The live object; None where there is none."""
         manifest: Manifest | None = await self._call(
             f"get {PLURALS[kind]} {name}",
-            lambda: self._custom.get_namespaced_custom_object(*self._path(kind), name, _request_timeout=60),
+            lambda: self._custom.get_namespaced_custom_object(*self._path(kind), name, _request_timeout=ANSWER_S),
             missing=None,
         )
         return manifest
@@ -291,7 +307,7 @@ class KubernetesBackend:
         answer = await self._call(
             f"list {PLURALS[kind]}",
             lambda: self._custom.list_namespaced_custom_object(
-                *self._path(kind), label_selector=label_selector, _request_timeout=60
+                *self._path(kind), label_selector=label_selector, _request_timeout=ANSWER_S
             ),
         )
         items: list[Manifest] = answer["items"]
@@ -301,7 +317,7 @@ class KubernetesBackend:
         answer = await self._call(
             "list pods",
             lambda: self._core.list_namespaced_pod(
-                self.namespace, label_selector=label_selector, _preload_content=False, _request_timeout=60
+                self.namespace, label_selector=label_selector, _preload_content=False, _request_timeout=ANSWER_S
             ),
         )
         pods: list[Manifest] = (await answer.json())["items"]
@@ -332,7 +348,7 @@ class KubernetesBackend:
         answer = await self._call(
             f"list {PLURALS[kind]}",
             lambda: self._custom.list_namespaced_custom_object(
-                *self._path(kind), field_selector=f"metadata.name={name}", _request_timeout=60
+                *self._path(kind), field_selector=f"metadata.name={name}", _request_timeout=ANSWER_S
             ),
         )
         return next(iter(answer["items"]), None), answer["metadata"]["resourceVersion"]
@@ -364,6 +380,15 @@ class KubernetesBackend:
     async def _open(self) -> None:
         self._api = await self._stack.enter_async_context(self._connect())
 
+    async def _renew(self, refused: kubernetes.ApiClient) -> None:
+        """Take the credentials of now, once for all requests that were refused at this moment.
+
+        The refused client stays open to the end: a watch that began before the token was rotated goes on with it.
+        """
+        async with self._renewing:
+            if self._api is refused:
+                await self._open()
+
     @property
     def _client(self) -> kubernetes.ApiClient:
         assert self._api is not None, "open the backend with `async with` first"
@@ -385,8 +410,9 @@ class KubernetesBackend:
 
         A request that is not read here (`_preload_content=False`) raises nothing itself, so its status is checked too.
         """
-        reopened = False
+        renewed = False
         for attempt in range(MAX_ATTEMPTS):
+            client = self._client
             try:
                 answer = await request()
                 if not isinstance(answer, aiohttp.ClientResponse) or answer.status < 400 or answer.status == GONE:
@@ -401,10 +427,9 @@ class KubernetesBackend:
                 return expected["missing"]
             if error.status == CONFLICT and "taken" in expected and _reason(error) == "AlreadyExists":
                 return expected["taken"]
-            if error.status == UNAUTHORIZED and not reopened:
-                reopened = True
-                await self._stack.aclose()
-                await self._open()
+            if error.status == UNAUTHORIZED and not renewed:
+                renewed = True
+                await self._renew(client)
             elif error.status in PASSING or _reason(error) == "Conflict":
                 await asyncio.sleep(_retry_after_s(error) or _backoff_s(attempt + 1, self._backoff_s))
             else:

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -34,12 +35,17 @@ from kuberay.errors import ApiError, InvalidSpecError, KubeRayError, Unreachable
 from kuberay.names import Claim, Metadata, RunEnded
 from kuberay.rayjob import JobSpec
 
+MAX_FOLDER_LENGTH = 26
+"""Ray's longest socket below it, ID/ray/session_DATE_TIME_US_PID/sockets/dash_MetricsHead, leaves that much of 107."""
+
 START_TIMEOUT_S = 180
 STOP_TIMEOUT_S = 10
 STOP_JOB_TIMEOUT_S = 60
 POLL_S = 1.0
 HEAD_MARK = "KUBERAY_HEAD"  # in the environment of all that a head starts
 EXEC_POLLS = 10  # a process that is just becoming another program has no command line for a moment
+ANSWERED = "answered"  # a file beside a head's record, once it has been up
+START_UNTIL_ANSWERED = 'for attempt in 1 2 3 4 5; do "$@"; [ -e "$0" ] && break; done'
 ALREADY_EXISTS = "already exists"  # Ray's answer to a submission id it knows has status 500, as many others
 DRIVER_STATES: dict[str, Literal["waiting", "running", "succeeded", "failed"]] = {
     "PENDING": "waiting",
@@ -55,21 +61,25 @@ class LocalSettings:
     """Where heads keep their files and how they start. The folder's path is short: Unix sockets lie below it."""
 
     ray_python: str = sys.executable
-    folder: Path = Path(tempfile.gettempdir()) / f"kuberay-{os.getuid()}"
+    folder: Path = Path("/tmp") / f"kuberay-{os.getuid()}"  # as Ray's own: TMPDIR may be long
     num_cpus: int | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "LocalSettings":
         """KUBERAY_RAY_PYTHON, KUBERAY_LOCAL_FOLDER, KUBERAY_LOCAL_NUM_CPUS; each is optional.
 
-        Raises InvalidSpecError where the number is none.
+        Raises InvalidSpecError where the number is none, or the folder's path too long.
         """
         num_cpus = environment.get("KUBERAY_LOCAL_NUM_CPUS", "")
         if num_cpus and not (num_cpus.isdecimal() and int(num_cpus)):
             raise InvalidSpecError([f"KUBERAY_LOCAL_NUM_CPUS={num_cpus}: give a whole number from 1"])
+        folder = Path(environment.get("KUBERAY_LOCAL_FOLDER", cls().folder)).absolute()
+        if len(os.fsencode(folder)) > MAX_FOLDER_LENGTH:
+            limit = f"at most {MAX_FOLDER_LENGTH} characters, because Ray's Unix sockets lie below it"
+            raise InvalidSpecError([f"KUBERAY_LOCAL_FOLDER={folder}: give a path of {limit}"])
         return cls(
             ray_python=environment.get("KUBERAY_RAY_PYTHON", cls().ray_python),
-            folder=Path(environment.get("KUBERAY_LOCAL_FOLDER", cls().folder)),
+            folder=folder,
             num_cpus=int(num_cpus) if num_cpus else None,
         )
 
@@ -265,6 +275,8 @@ class LocalBackend:
         lifetime_s = max(60, int((expires_at - utc_now()).total_seconds()))
         command = [
             *("timeout", "--kill-after=20", str(lifetime_s)),
+            # On a busy machine Ray gives up its start after 30 s, whatever is set.
+            *("sh", "-c", START_UNTIL_ANSWERED, str(folder / ANSWERED)),
             *(self._settings.ray_python, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
             *("--disable-usage-stats", "--log-style=pretty", "--log-color=false"),
             *(f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"),
@@ -278,9 +290,15 @@ class LocalBackend:
         _detach(command, head.log, _environment(self._settings.ray_python, head))
 
     def _last_words(self, name: str) -> str:
+        """The head's last line; where a process of its has died, that of this process, and which it was."""
         log = self._folder(name) / "head.log"
-        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
-        return lines[-1].strip() if lines else "no output"
+        lines = [line.strip() for line in log.read_text(errors="replace").splitlines()] if log.exists() else []
+        spoken = [line for line in lines if line and line != "Remaining processes will be killed."] or ["no output"]
+        dead = re.match(r"-+ END (\S+) tail", spoken[-1])
+        if dead is None:
+            return spoken[-1]
+        words = [line for line in spoken if not re.match(r"-+ (BEGIN|END) ", line)]
+        return f"{dead[1]}: {words[-1]}"
 
     # --- requests -------------------------------------------------------------------------------------------------
 
@@ -370,6 +388,8 @@ class LocalBackend:
             await self._ask(head, "GET", "/api/jobs/", attempts=1)
         except KubeRayError:
             return False
+        with suppress(FileNotFoundError):  # deleted meanwhile
+            (Path(head.folder) / ANSWERED).touch()
         return True
 
     async def _ask(self, head: _Head, method: str, path: str, attempts: int = 5, json: Any = None) -> Any:

@@ -18,8 +18,11 @@ from kuberay.local import LocalBackend, LocalSettings
 DEADLINE_GRACE_S = 600
 """How long after a job's deadline KubeRay may take to say so before we stop waiting for it."""
 
-MIN_WAIT_S = 3.0
-"""An event sooner than this after the deferral can reach the scheduler before it knows that the task is deferred."""
+MIN_WAIT_S = 10.0
+"""An event sooner than this after the deferral can resume the task before the scheduler has heard that the process
+which deferred it ended, for which Airflow's supervisor takes up to 5 s; it would then take the resumed one for dead."""
+
+_deletions: set[asyncio.Task[None]] = set()  # an event loop itself holds its tasks but weakly
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +78,23 @@ class RayTrigger(BaseTrigger):
     async def _wait(self, backend: Backend) -> dict[str, Any]:
         raise NotImplementedError
 
+    async def on_kill(self) -> None:
+        """Delete the work. The triggerer cancels a killed trigger each second until it ends, this method included, so
+        the deletion is a task of its own, which goes on in the triggerer's loop.
+        """
+
+        async def delete() -> None:
+            async with Where(**self.where).open() as backend:
+                await self._delete(backend)
+
+        deletion = asyncio.create_task(delete())
+        _deletions.add(deletion)
+        deletion.add_done_callback(_deletions.discard)
+        await asyncio.shield(deletion)
+
+    async def _delete(self, backend: Backend) -> None:
+        """Nothing, where waiting is all there is to stop."""
+
 
 class RayClusterTrigger(RayTrigger):
     """Waits until a cluster is ready."""
@@ -82,9 +102,8 @@ class RayClusterTrigger(RayTrigger):
     async def _wait(self, backend: Backend) -> dict[str, Any]:
         return asdict(await await_cluster(backend, self.name, self.log.info, timeout_s=self.timeout_s))
 
-    async def on_kill(self) -> None:
-        async with Where(**self.where).open() as backend:
-            await backend.delete_cluster(self.name)
+    async def _delete(self, backend: Backend) -> None:
+        await backend.delete_cluster(self.name)
 
 
 class RayClusterGoneTrigger(RayTrigger):
@@ -108,6 +127,5 @@ class RayJobTrigger(RayTrigger):
             status = JobStatus(name=self.name, state="failed", message=f"{late}; is the KubeRay operator running?")
             return asdict(status)
 
-    async def on_kill(self) -> None:
-        async with Where(**self.where).open() as backend:
-            await backend.delete_job(self.name)
+    async def _delete(self, backend: Backend) -> None:
+        await backend.delete_job(self.name)

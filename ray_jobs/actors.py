@@ -295,4 +295,4 @@ def _sums(rows: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def _failed_calls(insights: Sequence[Insight]) -> int:
-    return len({insight.call_id for insight in insights if insight.status != "ok"})
+    return len({insight.call_id for insight in insights if not insight.answered})

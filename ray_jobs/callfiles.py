@@ -55,9 +55,9 @@ def _json(transcript: Transcript, insights: Sequence[Insight]) -> str:
 
 def _answer(insight: Insight) -> dict[str, Any]:
     origin = {"model": insight.model, "prompt_version": insight.prompt_version}
-    if insight.status == "ok":
-        return {"status": "ok", "value": json.loads(insight.value_json), **origin}
-    return {"status": insight.status, "error": insight.error, **origin}
+    value = {"value": json.loads(insight.value_json)} if insight.answered else {}
+    error = {"error": insight.error} if insight.error else {}
+    return {"status": insight.status, **value, **error, **origin}
 
 
 def _tidy(value: Any) -> Any:

@@ -74,6 +74,7 @@ class Totals:
     model: str
     prompt: str
     num_ok: int
+    num_truncated: int
     num_failed: int
     num_broken: int
     mean_chars: float
@@ -85,7 +86,7 @@ class Totals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """`num_agreed` calls got the same answer from both sides, of `num_both_ok` that both answered.
+    """`num_agreed` calls got the same answer from both sides, of `num_both_answered` that both answered.
 
     `changes` counts the pairs of differing answers where they are labels; `verdicts` counts preferences.
     """
@@ -93,7 +94,7 @@ class Comparison:
     task: str
     a: Totals
     b: Totals
-    num_both_ok: int
+    num_both_answered: int
     num_agreed: int
     changes: Mapping[str, int]
     verdicts: Mapping[str, int]
@@ -146,13 +147,13 @@ def compare(transcripts: Sequence[Transcript], a: Side, b: Side, referee: Refere
         )
         for t in transcripts
     )
-    both = [(pair.a.answer.value_json, pair.b.answer.value_json) for pair in pairs if _both_ok(pair)]
+    both = [(pair.a.answer.value_json, pair.b.answer.value_json) for pair in pairs if _both_answered(pair)]
     are_labels = bool(a.llm.tasks[0].labels)
     return Comparison(
         task=a.llm.tasks[0].name,
         a=_totals(a, replies[0]),
         b=_totals(b, replies[1]),
-        num_both_ok=len(both),
+        num_both_answered=len(both),
         num_agreed=sum(x == y for x, y in both),
         changes=dict(Counter(f"{x} -> {y}" for x, y in both if x != y)) if are_labels else {},
         verdicts=dict(Counter(p.verdict for p in preferences.values() if not p.error)),
@@ -182,7 +183,15 @@ def render_html(comparison: Comparison) -> str:
 def describe(comparison: Comparison) -> str:
     """The totals in a few lines."""
     rows: list[tuple[str, ...]] = [("", comparison.a.label, comparison.b.label)]
-    for name in ("num_ok", "num_failed", "num_broken", "mean_chars", "prompt_tokens", "completion_tokens"):
+    for name in (
+        "num_ok",
+        "num_truncated",
+        "num_failed",
+        "num_broken",
+        "mean_chars",
+        "prompt_tokens",
+        "completion_tokens",
+    ):
         rows.append((name, f"{getattr(comparison.a, name):,.10g}", f"{getattr(comparison.b, name):,.10g}"))
     for name in ("cost_usd", "mean_score"):
         values = [getattr(side, name) for side in (comparison.a, comparison.b)]
@@ -190,7 +199,7 @@ def describe(comparison: Comparison) -> str:
             rows.append((name, *("-" if value is None else f"{value:.4g}" for value in values)))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines.append(f"same answer on {comparison.num_agreed} of {comparison.num_both_ok} calls that both answered")
+    lines.append(f"same answer on {comparison.num_agreed} of {comparison.num_both_answered} calls that both answered")
     lines += [f"  {number} x {change}" for change, number in sorted(comparison.changes.items(), key=lambda c: -c[1])]
     if comparison.verdicts:
         lines.append(
@@ -228,7 +237,7 @@ def _replies(transcripts: Sequence[Transcript], side: Side, engine: LlmEngine) -
 def _reply(side: Side, by_task: Mapping[str, Insight]) -> Reply:
     answer = by_task[side.llm.tasks[0].name]
     judged = [by_task[judge.name] for judge in side.llm.judges]
-    if not judged or judged[0].status != "ok":
+    if not judged or not judged[0].answered:
         return Reply(answer=answer, score=None, reason=judged[0].error if judged else "")
     judgement = json.loads(judged[0].value_json)
     return Reply(answer=answer, score=judgement["score"], reason=judgement["reason"])
@@ -239,19 +248,18 @@ def _preferences(
 ) -> dict[str, Preference]:
     texts = {transcript.call_id: dialogue(transcript) for transcript in transcripts}
     answers = {i: [side[i].answer for side in replies] for i in texts}
-    pairs = {
-        call_id: (a.value_json, b.value_json) for call_id, (a, b) in answers.items() if a.status == b.status == "ok"
-    }
+    pairs = {call_id: (a.value_json, b.value_json) for call_id, (a, b) in answers.items() if a.answered and b.answered}
     return prefer(texts, pairs, load(referee.llm), prompts.load(PREFERENCE), referee.rubric)
 
 
-def _both_ok(pair: Pair) -> bool:
-    return pair.a.answer.status == pair.b.answer.status == "ok"
+def _both_answered(pair: Pair) -> bool:
+    return pair.a.answer.answered and pair.b.answer.answered
 
 
 def _totals(side: Side, replies: Mapping[str, Reply]) -> Totals:
     answers = [reply.answer for reply in replies.values()]
-    ok = [answer for answer in answers if answer.status == "ok"]
+    answered = [answer for answer in answers if answer.answered]
+    num_truncated = sum(answer.status == "truncated" for answer in answered)
     scores = [reply.score for reply in replies.values() if reply.score is not None]
     prompt_tokens, completion_tokens = (
         sum(answer.prompt_tokens for answer in answers),
@@ -262,10 +270,11 @@ def _totals(side: Side, replies: Mapping[str, Reply]) -> Totals:
         label=side.label,
         model=side.llm.model,
         prompt=side.llm.tasks[0].prompt,
-        num_ok=len(ok),
-        num_failed=len(answers) - len(ok),
+        num_ok=len(answered) - num_truncated,
+        num_truncated=num_truncated,
+        num_failed=len(answers) - len(answered),
         num_broken=sum(answer.num_broken for answer in answers),
-        mean_chars=round(sum(len(answer.value_json) for answer in ok) / len(ok), 1) if ok else 0.0,
+        mean_chars=round(sum(len(answer.value_json) for answer in answered) / len(answered), 1) if answered else 0.0,
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
         cost_usd=price.cost_usd(prompt_tokens, completion_tokens) if price else None,

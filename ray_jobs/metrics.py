@@ -1,10 +1,12 @@
 """What the engines do, as Ray metrics: Prometheus scrapes them at every node's metrics port, named ray_callmill_*.
 
 callmill_engine_KEY              one per key of an engine's stats(), by stage and model: counters, but for levels
+callmill_engine_windows_per_s, tokens_per_s, padding_share, idle_share
+                                 gauges of an ASR engine, since it published last: over its last partition
 callmill_llm_request_s           histogram, by model: from handing a prompt in to its answer, retries included
 callmill_llm_cost_usd            counter, by model, where the spec has its price
 callmill_llm_broken_answers      counter, by task: answers that broke their schema, the first try included
-callmill_llm_answers             counter, by task and status (ok, failed)
+callmill_llm_answers             counter, by task and status (ok, truncated, failed)
 callmill_judge_score             histogram, by judge: 1 to 5
 """
 
@@ -32,15 +34,29 @@ class EngineMetrics:
         self._lock = threading.Lock()
 
     def publish(self, stats: Mapping[str, float]) -> None:
-        """Counters go up by what was added since the last call; levels (load_s, *_per_s) are set."""
+        """Counters go up by what was added since the last call; levels (load_s, *_per_s, *_share) are set."""
         with self._lock:
-            for key, value in stats.items():
+            added = {key: value - self._published.get(key, 0.0) for key, value in stats.items()}
+            for key, value in {**stats, **asr_levels(added)}.items():
                 name = f"callmill_engine_{key}"
-                if key == "load_s" or key.endswith("_per_s"):
+                if key == "load_s" or key.endswith(("_per_s", "_share")):
                     _gauge(name).set(value, tags=self._tags)
-                elif (added := value - self._published.get(key, 0.0)) > 0:
-                    _counter(name, ("stage", "model")).inc(added, tags=self._tags)
+                elif added[key] > 0:
+                    _counter(name, ("stage", "model")).inc(added[key], tags=self._tags)
                     self._published[key] = value
+
+
+def asr_levels(added: Mapping[str, float]) -> dict[str, float]:
+    """Speed, padding and idleness, from what came to an ASR engine's `stats()`; nothing of other engines."""
+    if "window_s" not in added:
+        return {}
+    up_s, window_s = added["up_s"], added["window_s"]
+    return {
+        "windows_per_s": added["num_windows"] / up_s if up_s > 0 else 0.0,
+        "tokens_per_s": added["num_tokens"] / up_s if up_s > 0 else 0.0,
+        "padding_share": 1 - added["audio_s"] / window_s if window_s > 0 else 0.0,
+        "idle_share": 1 - added["busy_s"] / up_s if up_s > 0 else 0.0,
+    }
 
 
 class MeteredLlm:
@@ -56,11 +72,12 @@ class MeteredLlm:
     def count_tokens(self, text: str) -> int:
         return self._engine.count_tokens(text)
 
-    def generate(self, prompts: Sequence[Prompt]) -> list[Completion]:
+    def generate(self, prompts: Sequence[Prompt]) -> list[Completion | ValueError]:
         try:
-            completions = self._engine.generate(prompts)
+            results = self._engine.generate(prompts)
         finally:  # a batch that failed had its retries, too
             self._metrics.publish(self._engine.stats())
+        completions = [result for result in results if isinstance(result, Completion)]
         tags = {"model": self.model_name}
         for completion in completions:
             _histogram("callmill_llm_request_s", ("model",), _REQUEST_BOUNDS_S).observe(completion.latency_s, tags=tags)
@@ -68,7 +85,7 @@ class MeteredLlm:
             cost_usd = sum(self._price.cost_usd(c.prompt_tokens, c.completion_tokens) for c in completions)
             if cost_usd > 0:
                 _counter("callmill_llm_cost_usd", ("model",)).inc(cost_usd, tags=tags)
-        return completions
+        return results
 
     def stats(self) -> dict[str, float]:
         return self._engine.stats()
@@ -81,7 +98,7 @@ def count_insights(insights: Sequence[Insight], llm: LlmSpec) -> None:
         _counter("callmill_llm_answers", ("task", "status")).inc(tags={"task": insight.task, "status": insight.status})
         if insight.num_broken:
             _counter("callmill_llm_broken_answers", ("task",)).inc(insight.num_broken, tags={"task": insight.task})
-        if insight.task in judges and insight.status == "ok":
+        if insight.task in judges and insight.answered:
             score = json.loads(insight.value_json)["score"]
             _histogram("callmill_judge_score", ("judge",), _SCORE_BOUNDS).observe(score, tags={"judge": insight.task})
 

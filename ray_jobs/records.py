@@ -246,11 +246,11 @@ Outcome = Transcript | Failure
 class Insight:
     """The answer to one analysis task on one call, or why there is none.
 
-    `status` is "ok" or "failed"; `value_json` is the task's JSON document ("" when failed), `error` one line
-    ("" when ok). A judge's answer is the insight of a task named as the judge, {"reason": ..., "score": 1 to 5}.
-    `prompt_version` reads NAME/vN, or names the prompt as the spec does; `prompt_hash` is the hash of its file's
-    content. Tokens are those of all attempts, of which `num_broken` broke the schema; the notes taken on a long call
-    count with its first task.
+    `status` is "ok", "truncated" (a text of the document was cut off, and was again when asked for once more) or
+    "failed"; `value_json` is the task's JSON document ("" when failed), `error` one line ("" when ok). A judge's
+    answer is the insight of a task named as the judge, {"reason": ..., "score": 1 to 5}. `prompt_version` reads
+    NAME/vN, or names the prompt as the spec does; `prompt_hash` is the hash of its file's content. Tokens are those of
+    all attempts, of which `num_broken` broke the schema; the notes taken on a long call count with its first task.
     """
 
     call_id: str
@@ -265,6 +265,11 @@ class Insight:
     completion_tokens: int
     num_broken: int = 0
     metadata: Metadata = field(default_factory=dict)
+
+    @property
+    def answered(self) -> bool:
+        """Whether there is a document, whole or truncated."""
+        return self.status != "failed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -131,12 +131,14 @@ class StageWork:
 class TaskOutcomes:
     """How often one analysis task was answered, and what that took.
 
-    `num_broken` answers broke their schema and were asked for again or given up. `cost_usd` is None where a model has
+    `num_truncated` answers hold a text that was cut off; `num_broken` broke their schema and were asked for again or
+    given up. `cost_usd` is None where a model has
     no price. A judge has the task it `judges` and its mean score, 1 to 5, where there is one.
     """
 
     task: str
     num_ok: int
+    num_truncated: int
     num_failed: int
     num_broken: int
     prompt_tokens: int
@@ -264,11 +266,13 @@ def _task_outcomes(facts: RunFacts) -> tuple[TaskOutcomes, ...]:
 
 
 def _outcomes(task: str, insights: Sequence[Insight], facts: RunFacts) -> TaskOutcomes:
-    answered = [insight for insight in insights if insight.status == "ok"]
+    answered = [insight for insight in insights if insight.answered]
+    num_truncated = sum(insight.status == "truncated" for insight in answered)
     scores = [json.loads(insight.value_json)["score"] for insight in answered] if task in facts.judges else []
     return TaskOutcomes(
         task=task,
-        num_ok=len(answered),
+        num_ok=len(answered) - num_truncated,
+        num_truncated=num_truncated,
         num_failed=len(insights) - len(answered),
         num_broken=sum(insight.num_broken for insight in insights),
         prompt_tokens=sum(insight.prompt_tokens for insight in insights),
@@ -345,6 +349,7 @@ def render_json(report: Report) -> bytes:
 def _task_document(task: TaskOutcomes) -> dict[str, Any]:
     document = {
         "num_ok": task.num_ok,
+        "num_truncated": task.num_truncated,
         "num_failed": task.num_failed,
         "num_broken": task.num_broken,
         "prompt_tokens": task.prompt_tokens,

@@ -250,7 +250,7 @@ def count(spec: RunSpec, plan: Plan, ledger: Ledger, run_id: str, began_unix_s: 
             left_out=plan.left_out,
             planned_skew=plan.skew,
             events=measured.events,
-            warnings=[*plan.notes, *measured.warnings],
+            warnings=[*plan.notes, *cautions(spec), *measured.warnings],
             startups=measured.startups,
             peak_memory_bytes=measured.peak_memory_bytes,
             call_files=spec.output.call_files,
@@ -258,6 +258,13 @@ def count(spec: RunSpec, plan: Plan, ledger: Ledger, run_id: str, began_unix_s: 
             prices=spec.llm.prices,
         )
     )
+
+
+def cautions(spec: RunSpec) -> list[str]:
+    """What the reader of a report should know of the settings, one line each."""
+    if spec.redact.removes_secrets and spec.redact.ner_model is None:
+        return ["redact.ner_model is null: only names that a phrase gives away were redacted, not all"]
+    return []
 
 
 def write_report(report: Report, ledger: Ledger) -> None:

@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import shutil
+import socket
 import sys
 import threading
 from collections.abc import Collection, Iterator, Sequence
@@ -40,6 +41,8 @@ _ENVIRONMENT = {
 
 SPARK_MASTER_CPUS = 0.5
 """CPU slots of each of RayDP's two master actors, the Python one and the JVM's."""
+
+CONNECT_TIMEOUT_S = 15.0
 
 OBJECT_STORE_BYTES_PER_PARTITION = 3
 """Copies of a partition that a local object store leaves room for."""
@@ -102,7 +105,8 @@ def _pools(spec: RunSpec, stages: Collection[str]) -> list[ActorSpec]:
 def ray_cluster(spec: RunSpec, stages: Collection[str]) -> Iterator[str]:
     """Join the cluster this job runs on, or start a local one with as many CPU slots as the stages ask for.
 
-    Yields the dashboard's URL. Raises FatalError where the stages can never be placed together.
+    Yields the dashboard's URL. Raises FatalError where nothing answers at RAY_ADDRESS, or where the stages can never be
+    placed together.
     """
     import ray
 
@@ -116,6 +120,7 @@ def ray_cluster(spec: RunSpec, stages: Collection[str]) -> Iterator[str]:
             log_to_driver=False,
         )
     else:
+        _check_reachable(os.environ["RAY_ADDRESS"])
         context = ray.init(address="auto", logging_level=logging.ERROR, log_to_driver=False)
     try:
         _check_placeable(spec, stages, ray.cluster_resources())
@@ -129,6 +134,17 @@ def _object_store_bytes(spec: RunSpec) -> int:
     wanted = OBJECT_STORE_BYTES_PER_PARTITION * spec.max_uncommitted * spec.etl.partition.max_bytes
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return max(256 * 1024 * 1024, min(wanted, memory // 6))
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself waits for minutes for a head that is not there, and says nothing. Raises FatalError."""
+    host, separator, port = address.rpartition(":")
+    if not separator or not port.isdigit() or "/" in host:
+        return  # "auto", or a form that Ray knows
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise FatalError(f"no Ray answers at RAY_ADDRESS {address}: {error.strerror or error}") from None
 
 
 def _check_placeable(spec: RunSpec, stages: Collection[str], resources: dict[str, float]) -> None:

@@ -15,7 +15,7 @@ from ray_jobs.spec import RunSpec
 from spark_etl import job
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
 
 class Source(Protocol):
@@ -69,10 +69,14 @@ class SparkSource:
         return job.ui_url(self._spark)
 
     def prepare(self, wave: Sequence[Partition]) -> list[Any]:
-        cached = job.cache_wave(self.spark, wave, self._etl)
+        cached = job.cache_wave(self.spark, self.frame(wave))
         self._open_waves.append((cached, {partition.partition_id for partition in wave}))
         self.num_cached.append(job.num_cached(self.spark))
         return job.to_ray(cached)
+
+    def frame(self, wave: Sequence[Partition]) -> "DataFrame":
+        """What Spark is to compute: partition i holds what becomes of `wave[i]`."""
+        return job.prepare_wave(self.spark, wave, self._etl)
 
     def release(self, committed: set[str]) -> None:
         """Free the cached blocks of every wave whose partitions are all committed."""

@@ -32,7 +32,7 @@ AUDIO_GLOBS = tuple(
 DATE_CODES = {"Y": r"\d{4}", "m": r"\d{2}", "d": r"\d{2}", "H": r"\d{2}", "M": r"\d{2}", "S": r"\d{2}"}
 """What a date's pattern may hold, as in strptime, and the regular expression of each."""
 
-STAGE_VERSIONS = {"etl": 2, "asr": 2, "redact": 2, "analyse": 1}
+STAGE_VERSIONS = {"etl": 2, "asr": 2, "redact": 3, "analyse": 2}
 """Raised by hand when a stage's code changes what it puts out for the same settings."""
 
 STAGES = tuple(STAGE_VERSIONS)
@@ -272,6 +272,7 @@ class AsrSpec(Section):
     batch_size: Count | None = _tuning(
         None, "windows decoded together; null: 16, and for whisper_torch on a GPU as many as its memory holds"
     )
+    cuda_graphs: bool = _tuning(True, "whisper_torch on a GPU: record the decoder's steps once and replay them")
     actors: ActorSpec = _tuning(ActorSpec(), "the pool of engines")
 
     @model_validator(mode="after")
@@ -503,11 +504,6 @@ class LlmSpec(Section):
             )
         return self
 
-    @property
-    def models(self) -> tuple[str, ...]:
-        """The models that answer, the tasks' own first."""
-        return tuple(dict.fromkeys([self.model, *(judge.model for judge in self.judges if judge.model)]))
-
     @model_validator(mode="after")
     def _names_are_known(self) -> "LlmSpec":
         tasks = [task.name for task in self.tasks]
@@ -518,11 +514,6 @@ class LlmSpec(Section):
             if judge.task not in tasks:
                 raise ValueError(
                     f"judges: {judge.name} judges task {judge.task}; there are {', '.join(tasks) or 'none'}"
-                )
-        for model in self.prices:
-            if model not in self.models:
-                raise ValueError(
-                    f"prices: model {model} answers nothing in this run; there are {', '.join(self.models)}"
                 )
         return self
 
@@ -546,6 +537,22 @@ class RunSpec(Section):
     def analyses(self) -> bool:
         """Whether the run has an analysis stage."""
         return self.llm.engine != "none" and bool(self.llm.tasks)
+
+    @property
+    def language_models(self) -> tuple[str, ...]:
+        """The models that are asked something, the tasks' own first."""
+        judges = [judge.model for judge in self.llm.judges if judge.model]
+        return tuple(dict.fromkeys([self.llm.model, *judges, *([self.redact.llm.model] if self.redact.llm else [])]))
+
+    @model_validator(mode="after")
+    def _prices_are_of_models_that_answer(self) -> "RunSpec":
+        for model in self.llm.prices:
+            if model not in self.language_models:
+                raise ValueError(
+                    f"llm.prices: model {model} answers nothing in this run; "
+                    f"there are {', '.join(self.language_models)}"
+                )
+        return self
 
     @property
     def wave_size(self) -> int:

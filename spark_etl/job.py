@@ -26,6 +26,11 @@ APP_NAME = "callmill-etl"
 
 _EXECUTOR = "raydp-executor-"  # and a number: an executor's name as a Ray actor; a restarted one keeps it
 
+FETCH_PATIENCE_S = 180.0
+"""For which a partition is asked for while executors die and come back, which takes half a minute."""
+
+FETCH_PAUSE_S = 1.0
+
 WAVE_SCHEMA = pa.schema(
     [
         *AUDIO_SCHEMA,
@@ -122,7 +127,7 @@ def _keys(spark: "SparkSession", partitions: Sequence[Partition]) -> "DataFrame"
     return spark.createDataFrame(spark.sparkContext.parallelize(plans, len(plans)), "plan string")
 
 
-def cache_wave(spark: "SparkSession", partitions: Sequence[Partition], etl: EtlSpec) -> CachedWave:
+def cache_wave(spark: "SparkSession", wave: "DataFrame") -> CachedWave:
     """Compute a wave and keep it in the executors, in memory or on disk, until `release`.
 
     This and `to_ray` do what raydp.spark.from_spark_recoverable does, without the Ray Dataset it makes in between:
@@ -132,7 +137,7 @@ def cache_wave(spark: "SparkSession", partitions: Sequence[Partition], etl: EtlS
 
     context = spark.sparkContext
     level = context._getJavaStorageLevel(StorageLevel.MEMORY_AND_DISK)
-    info = _raydp(spark).prepareRecoverableRDD(prepare_wave(spark, partitions, etl)._jdf, level)
+    info = _raydp(spark).prepareRecoverableRDD(wave._jdf, level)
     return CachedWave(
         rdd_id=info.rddId(),
         executors=tuple(info.locations()),
@@ -158,18 +163,25 @@ def to_ray(wave: CachedWave) -> list[Any]:
 
 
 def _fetch(wave: CachedWave, index: int, executors: Sequence[str], _before: Any) -> tuple[pa.Table, None]:
-    """A cached partition from the first executor that lives; whichever is asked, Spark has it or computes it anew."""
-    from ray.exceptions import RayActorError
+    """A cached partition from the first executor that gives it: whichever is asked, Spark has it or computes it anew.
 
-    error: Exception = RetryableError(f"no executor is left to give partition {index} of a wave")
-    for executor in executors:
-        try:
-            table = _asked(executor, wave, index)
-        except RayActorError as dead:
-            error = dead
-        else:
-            return _rebuilt(table), None
-    raise error
+    An executor that was just restarted takes questions before Spark is up in it, and answers them with an error of
+    Java's; so each is asked again for a while. Raises RetryableError.
+    """
+    from ray.exceptions import RayError
+
+    error: Exception = LookupError("none was there")
+    deadline_s = time.monotonic() + FETCH_PATIENCE_S
+    while executors and time.monotonic() < deadline_s:
+        for executor in executors:
+            try:
+                table = _asked(executor, wave, index)
+            except (RayError, ValueError) as failed:  # ValueError: no actor of that name is left
+                error = failed
+            else:
+                return _rebuilt(table), None
+        time.sleep(FETCH_PAUSE_S)
+    raise RetryableError(f"no executor gives partition {index} of a wave: {explain(error)}")
 
 
 def _asked(executor: str, wave: CachedWave, index: int) -> pa.Table:
@@ -204,10 +216,12 @@ def num_cached(spark: "SparkSession") -> int:
 
 
 def explain(error: Exception) -> str:
-    """One line; of an error in Spark's JVM, that error's own first line."""
+    """One line: of an error in Spark's JVM its own first line, of one that Ray brought from there its cause."""
     java = getattr(error, "java_exception", None)
     text = str(java) if java is not None else f"{type(error).__name__}: {error}"
-    line = (text.strip().splitlines() or ["no message"])[0]
+    lines = text.strip().splitlines() or ["no message"]
+    causes = [line.strip() for line in lines if line.startswith("Caused by: ") and java is None]
+    line = (causes or lines)[-1 if causes else 0]
     if "RayActorException" in line:  # what JDK 17 does to RayDP's master without the module opens
         line += " (do all nodes of the cluster have JDK_JAVA_OPTIONS set as images/ray-cpu does?)"
     return line

@@ -44,8 +44,11 @@ class LlmEngine(Protocol):
         """Tokens of `text` in this model's own vocabulary."""
         ...
 
-    def generate(self, prompts: Sequence[Prompt]) -> list[Completion]:
-        """One completion per prompt, in order, or an exception for the whole batch."""
+    def generate(self, prompts: Sequence[Prompt]) -> list[Completion | ValueError]:
+        """Per prompt, in order, its completion, or in its place what is wrong with that prompt and no other.
+
+        Raises what concerns the whole batch.
+        """
         ...
 
     def stats(self) -> dict[str, float]:

@@ -8,12 +8,15 @@ wrong (FatalError).
 
 import asyncio
 import logging
+import math
 import os
 import random
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
@@ -25,6 +28,7 @@ from ray_jobs.spec import EndpointSpec
 _RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504, 529}
 _PROMPT_STATUS = {400, 413, 422}
 _MAX_BACKOFF_S = 60.0
+_MAX_RETRY_AFTER_S = 600.0
 _CHECK_TIMEOUT_S = 10.0
 _BYTES_PER_TOKEN = 3  # few tokenizers need more than a token per three bytes of speech
 
@@ -34,9 +38,9 @@ logging.getLogger("httpx").setLevel(logging.WARNING)  # it has a line for each r
 class OpenAiEndpoint:
     """An `LlmEngine`. At most `max_concurrency` requests are under way, over all threads that call `generate`.
 
-    Raises SpecError for a key that is not in its variable. `generate` raises ValueError for a prompt the server
-    refuses, RetryableError where it stays busy, hangs or drops connections through `max_attempts`, and FatalError where
-    the address, the key or the model is wrong; it cancels the rest of the batch.
+    Raises SpecError for a key that is not in its variable. `generate` returns a ValueError for a prompt the server
+    refuses, and raises RetryableError where it stays busy, hangs or drops connections through `max_attempts`, and
+    FatalError where the address, the key or the model is wrong; raising, it cancels the rest of the batch.
     """
 
     def __init__(self, spec: EndpointSpec, *, model: str, context_tokens: int, seed: int = 0) -> None:
@@ -56,20 +60,26 @@ class OpenAiEndpoint:
         """An estimate on the safe side: the server's vocabulary is not known here."""
         return -(-len(text.encode()) // _BYTES_PER_TOKEN)
 
-    def generate(self, prompts: Sequence[Prompt]) -> list[Completion]:
+    def generate(self, prompts: Sequence[Prompt]) -> list[Completion | ValueError]:
         return asyncio.run_coroutine_threadsafe(self._generate(prompts), self._loop).result()
 
     def stats(self) -> dict[str, float]:
         """`request_s` sums the latencies of all attempts."""
         return {**self._counters, "request_s": self._request_s, "load_s": 0.0}
 
-    async def _generate(self, prompts: Sequence[Prompt]) -> list[Completion]:
+    async def _generate(self, prompts: Sequence[Prompt]) -> list[Completion | ValueError]:
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._complete(prompt)) for prompt in prompts]
+                tasks = [group.create_task(self._result(prompt)) for prompt in prompts]
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
         return [task.result() for task in tasks]
+
+    async def _result(self, prompt: Prompt) -> Completion | ValueError:
+        try:
+            return await self._complete(prompt)
+        except ValueError as refusal:
+            return refusal
 
     async def _complete(self, prompt: Prompt) -> Completion:
         body, began = self._body(prompt), time.monotonic()
@@ -118,9 +128,10 @@ class OpenAiEndpoint:
             self._request_s += time.monotonic() - began
 
     def _delay_s(self, attempt: int, retry_after_s: float) -> float:
-        """Exponential, jittered so that requests refused together do not come back together."""
-        backoff_s = self._spec.backoff_s * 2.0 ** (attempt - 1)
-        return min(_MAX_BACKOFF_S, max(retry_after_s, backoff_s) * random.uniform(1.0, 1.5))
+        """Exponential, but not before the server asks to be asked again, and jittered so that requests refused together
+        do not come back together."""
+        backoff_s = min(_MAX_BACKOFF_S, self._spec.backoff_s * 2.0 ** (attempt - 1))
+        return max(min(_MAX_RETRY_AFTER_S, retry_after_s), backoff_s) * random.uniform(1.0, 1.5)
 
     def _read(self, response: httpx.Response) -> Completion:
         status = response.status_code
@@ -142,17 +153,18 @@ class OpenAiEndpoint:
             document = response.json()
             (choice,) = document["choices"]
             text, finish_reason = choice["message"]["content"], choice["finish_reason"]
-        except (ValueError, KeyError, TypeError):
+            usage = document.get("usage") or {}
+            prompt_tokens, completion_tokens = (usage.get(f"{kind}_tokens") or 0 for kind in ("prompt", "completion"))
+        except (ValueError, KeyError, TypeError, AttributeError):
             kind = response.headers.get("content-type", "nothing")
             raise FatalError(f"{self._url}: sent {kind}, not a chat completion; is the address right?") from None
         if not isinstance(text, str) or finish_reason == "content_filter":
             raise ValueError(f"the endpoint gave no text (finish_reason {finish_reason})")
-        usage = document.get("usage") or {}
         return Completion(
             text=text,
             finish_reason="length" if finish_reason == "length" else "stop",
-            prompt_tokens=usage.get("prompt_tokens", 0),
-            completion_tokens=usage.get("completion_tokens", 0),
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
         )
 
 
@@ -198,9 +210,14 @@ def _headers(spec: EndpointSpec) -> dict[str, str]:
 
 
 def _retry_after_s(response: httpx.Response) -> float:
-    """The header in seconds; its other form, a date, is not worth parsing: the backoff will do."""
+    """The header, a number of seconds or a date; 0 where there is none, or neither."""
     value = response.headers.get("retry-after", "")
-    return float(value) if value.isdigit() else 0.0
+    with suppress(ValueError):
+        seconds = float(value)
+        return seconds if math.isfinite(seconds) else 0.0
+    with suppress(ValueError):
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    return 0.0
 
 
 def _reason(response: httpx.Response) -> str:

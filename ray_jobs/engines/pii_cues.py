@@ -46,7 +46,8 @@ _CUES = {
     "EXPIRY": (
         r"expir(?:y|ation|e|es|ing)\b|exp(?:\.| date)",
         r"(?:valid|good) (?:until|thru|through|to|till)",
-        r"runs? out",
+        r"runs? out|(?:run|running) until|laps(?:e|es|ing)\b|end date|how long (?:is|are) \w+(?: card)? (?:valid|good)",
+        r"month,? (?:and|then) (?:the )?year|dates? on (?:it\b|the (?:card|front)|(?:your|that|this) card)",
     ),
     "SSN": (
         r"social(?: security)?(?: number)?",
@@ -54,7 +55,13 @@ _CUES = {
         r"national insurance(?: number)?",
         r"tax(?:payer)? id\w*",
     ),
-    "DOB": (r"date of birth", r"d[. ]?o[. ]?b\b\.?", r"born", r"birth\w*"),
+    "DOB": (
+        r"date of birth",
+        r"d[. ]?o[. ]?b\b\.?",
+        r"born",
+        r"birth\w*",
+        r"(?:day|date),? (?:and )?(?:the )?month\b|month,? (?:and )?(?:the )?day\b",
+    ),
     "PHONE": (
         r"(?:tele)?phone|mobile(?: number)?|cell(?:phone| number)?|landline|fax|call ?back",
         r"(?:contact|best|daytime|work|home|fax) number|number to (?:call|reach|ring|text)",
@@ -74,6 +81,8 @@ _CUES = {
         r"(?<!mail )(?<!ip )address|house number",
         r"zip(?: ?code)?|post ?code|postal code",
         r"where (?:do|are) you (?:live|living|based)|(?:i|we) live (?:at|in|on)|living at|moved to",
+        r"resid(?:e|es|ing) (?:at|in|on)|(?:what|which|the|your) street\b|street (?:name|address)|first line",
+        r"located at|property (?:is|at)",
         r"(?:ship|deliver|send|sent|mail|post)(?:ed|ing)? (?:it |that |them |this )?to\b",
     ),
     "EMAIL": (r"e-?mail(?: address)?|mail address",),

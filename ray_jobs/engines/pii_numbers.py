@@ -29,6 +29,10 @@ _OVERRULED = 0.6
 _COMPLETE_FIT = 0.85
 _MIN_SAID_TWICE_DIGITS = 7
 _MIN_CARD_DIGITS = 12
+_CARD_DATE_WITHIN_TURNS = 4
+_CARD_YEARS = range(20, 46)
+_FIRST_BIRTH_YEAR = 46  # of 1900; below it two digits may be a year of this century
+_MAX_DAY = 31
 _MAX_LETTERS = 6
 _LETTER_CHARS = 8
 
@@ -95,6 +99,8 @@ def find_numbers(turns: Sequence[Turn], cues: Sequence[Cue], taken: Sequence[Mat
             matches.append(_match(turns, candidate, original.entity, original.score, secret=original.secret))
             continue
         entity, score = _by_shape(candidate)
+        if entity == NO_SECRET and _is_card_date(candidate) and _follows_card(candidate, matches):
+            entity, score = "EXPIRY", 0.6
         if entity != NO_SECRET:
             matches.append(_match(turns, candidate, entity, score))
     return matches
@@ -230,7 +236,7 @@ def _fit_digits(entity: str, digits: str) -> float:
         case "SSN":
             return 1.0 if count == 9 else 0.8 if 7 <= count <= 11 else 0.7 if count == 4 else 0.0
         case "DOB":
-            return 0.9 if _is_birth_date(digits) else 0.0
+            return 0.9 if _is_birth_date(digits) else 0.5 if count == 2 and int(digits) > _MAX_DAY else 0.0
         case "PHONE":
             return 0.95 if count in (7, 10, 11) else 0.8 if 6 <= count <= 15 else 0.0
         case "ACCOUNT_NUMBER":
@@ -253,7 +259,10 @@ def _any_number(digits: str) -> tuple[str, float]:
 
 
 def _by_shape(candidate: _Candidate) -> tuple[str, float]:
-    """What digits are that no cue names."""
+    """What digits or a date are that no cue names. A full date of the last century is a birthday, as calls go."""
+    if candidate.date is not None:
+        is_birthday = candidate.date.has_day and int(candidate.date.value[-2:].strip("-") or 0) >= _FIRST_BIRTH_YEAR
+        return ("DOB", 0.5) if is_birthday else (NO_SECRET, 0.0)
     count = len(candidate.digits)
     if candidate.international and 9 <= count <= 15:  # E.164 allows 15
         return "PHONE", 0.75
@@ -264,6 +273,25 @@ def _by_shape(candidate: _Candidate) -> tuple[str, float]:
     if count in (7, 10, 11):
         return "PHONE", 0.5
     return ("ACCOUNT_NUMBER", 0.45) if count >= 8 else (NO_SECRET, 0.0)
+
+
+def _is_card_date(candidate: _Candidate) -> bool:
+    """Whether this may be the date that is read out after a card's number: month and year, nothing else."""
+    if candidate.date is not None:
+        return candidate.date.has_year and not candidate.date.has_day
+    month, year = candidate.digits[:-2], candidate.digits[-2:]
+    return len(month) == 2 and 1 <= int(month) <= 12 and int(year) in _CARD_YEARS
+
+
+def _follows_card(candidate: _Candidate, matches: Sequence[Match]) -> bool:
+    """Whether a whole card number was read out in this turn or shortly before."""
+    return any(
+        match.entity == "CREDIT_CARD"
+        and len(match.secret) >= _MIN_CARD_DIGITS
+        and 0 <= candidate.turn - match.turn <= _CARD_DATE_WITHIN_TURNS
+        and (match.turn, match.start) < (candidate.turn, candidate.start)
+        for match in matches
+    )
 
 
 def _is_expiry(digits: str) -> bool:
@@ -285,7 +313,7 @@ def _is_birth_date(digits: str) -> bool:
 
 def _is_day_and_month(digits: str) -> bool:
     cuts = (cut for cut in (1, 2) if 0 < len(digits) - cut <= 2)
-    return any(1 <= int(digits[:cut]) <= 31 and 1 <= int(digits[cut:]) <= 31 for cut in cuts)
+    return any(1 <= int(digits[:cut]) <= _MAX_DAY and 1 <= int(digits[cut:]) <= _MAX_DAY for cut in cuts)
 
 
 # ----------------------------------------------------------------------------------------------------------- matches

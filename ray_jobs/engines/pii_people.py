@@ -33,16 +33,17 @@ _RELATIVE = (
     "husband|wife|partner|son|daughter|mother|father|mom|mum|dad|brother|sister|colleague|manager|boss|friend|"
     "assistant|neighbou?r|aunt|uncle|cousin|fianc[eé]e?|roommate|supervisor|teammate|nephew|niece|grandson|granddaughter"
 )
+_TITLE = r"(?:mister|missus|mr|mrs|ms|miss|dr|doctor|prof|professor)\b\.?"
 _INTRODUCTIONS = (
     r"(?:first|last|full|sur|given|maiden|middle) ?name(?: is|'s)?|name(?: on \w+ \w+)?(?:'s| is)|named|called|call me",
     r"(?:speaking|talking|spoke|spoken|talked|speak|talk) (?:with|to)|ask(?:ed)? for",
     r"this is|under(?: the name(?: of)?)?",
     r"(?:(?:put|get) me (?:through|on)|through|transfer(?:red)?(?: me)?) to",
-    r"mister|missus|mr\.?|mrs\.?|ms\.?|miss|dr\.?|doctor|professor",
+    _TITLE,
     rf"(?:my|his|her|your|our) (?:{_RELATIVE})(?:'s)?",
 )
 _INTRODUCTION = re.compile(
-    rf"\b(?i:{'|'.join(_INTRODUCTIONS)}),?\s+(?i:(?:is|to|named|called)\s+)?{_FULL_NAME}",
+    rf"\b(?i:{'|'.join(_INTRODUCTIONS)}),?\s+(?i:(?:is|to|named|called)\s+)?(?:(?i:{_TITLE})\s+)?{_FULL_NAME}",
 )
 _GREETINGS = (
     r"hi|hello|hey|hiya|welcome|morning|afternoon|evening|bye|goodbye|thanks|thank you(?: so much| very much)?|cheers",

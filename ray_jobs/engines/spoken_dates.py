@@ -1,5 +1,5 @@
 """Finds dates that name their month: "March ninth, nineteen eighty four", "the 9th of March 1984", "September 2028",
-"the ninth of the third, eighty four"; and tells which dates digits may be."""
+"the ninth of the third, eighty four", "1984, March 9th"; and tells which dates digits may be."""
 
 import re
 from collections.abc import Iterator
@@ -30,7 +30,10 @@ _MONTH_NAMES = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "
 _NUM_MONTHS, _MAX_DAY = 12, 31
 _MONTH = rf"(?:{'|'.join(MONTHS)})\b"
 _ORDINAL = rf"(?:{'|'.join(sorted((day.replace(' ', '[ -]') for day in _DAYS), key=len, reverse=True))})\b"
-_DAY = rf"(?:\d{{1,2}}(?:st|nd|rd|th)?\b|{_ORDINAL}|(?:(?:twenty|thirty)[ -])?{NUMBER_WORD})"
+_SPOKEN_DAY = (
+    rf"(?:(?:twenty|thirty)[ -]{NUMBER_WORD}|(?<!ty )(?<!ty-){NUMBER_WORD})"  # not the "four" of "eighty four"
+)
+_DAY = rf"(?:\d{{1,2}}(?:st|nd|rd|th)?\b|{_ORDINAL}|{_SPOKEN_DAY})"
 _YEAR = rf"(?:\d{{4}}\b|'?\d{{2}}\b|{NUMBER_WORD}(?:(?: and)?[ -]{NUMBER_WORD}){{0,5}})"
 _FULL_YEAR = (
     rf"(?:\d{{4}}\b|(?:nineteen|twenty)[ -]{NUMBER_WORD}(?:[ -]{NUMBER_WORD})?"
@@ -38,14 +41,18 @@ _FULL_YEAR = (
 )
 _GAP = r"(?:[\s,./-]+|\s+of\s+|,?\s+the\s+|,?\s+in\s+)"
 _MONTH_BY_NUMBER = rf"(?P<month_ordinal>{'|'.join((*_TO_TENTH, *_TO_TWENTIETH[:2]))})\b"
-_BY_NUMBER = re.compile(  # "the ninth of the third, nineteen eighty four", "the ninth month of twenty twenty eight"
+_CARD_YEAR = rf"(?:{_FULL_YEAR}|(?:twenty|thirty)(?:[ -]{NUMBER_WORD})?|'?[23]\d\b)"
+_BY_NUMBER = re.compile(
+    # "the ninth of the third, nineteen eighty four", "the ninth month of twenty twenty eight", "the ninth of 28"
     rf"\b(?:the\s+)?(?:(?P<day>{_ORDINAL}|\d{{1,2}}(?:st|nd|rd|th)\b)\s+(?:of\s+)?the\s+{_MONTH_BY_NUMBER}"
     rf"(?:{_GAP}(?P<year>{_YEAR}))|{_MONTH_BY_NUMBER.replace('month_ordinal', 'month_named')}\s+month"
-    rf"(?:\s+of|,)?\s+(?P<year_of_month>{_FULL_YEAR}))",
+    rf"(?:\s+of|,)?\s+(?P<year_of_month>{_FULL_YEAR})"
+    rf"|{_MONTH_BY_NUMBER.replace('month_ordinal', 'month_alone')}(?:,|\s+of)\s+(?P<year_of_alone>{_CARD_YEAR}))",
     re.IGNORECASE,
 )
 _DATE = re.compile(
-    rf"(?<!\bthat )(?<!\bthis )\b(?:the\s+)?{_DAY}{_GAP}{_MONTH}\.?(?:{_GAP}(?P<year_last>{_YEAR}))?"
+    rf"\b(?P<year_first>{_FULL_YEAR}),?\s+{_MONTH}\.?{_GAP}{_DAY}"
+    rf"|(?<!\bthat )(?<!\bthis )\b(?:the\s+)?{_DAY}{_GAP}{_MONTH}\.?(?:{_GAP}(?P<year_last>{_YEAR}))?"
     rf"|\b{_MONTH}\.?{_GAP}(?:{_DAY}{_GAP}(?P<year_after_day>{_YEAR})|(?P<year_after_month>{_FULL_YEAR})|{_DAY})",
     re.IGNORECASE,
 )
@@ -70,17 +77,21 @@ class SpokenDate:
 
 def dates(text: str) -> Iterator[SpokenDate]:
     """The dates of a text that name their month, those that name it by its number last."""
-    for match in _DATE.finditer(text):
-        year = match["year_last"] or match["year_after_day"] or match["year_after_month"] or ""
-        day, two_digit_year = _day(match.group().removesuffix(year)), _two_digit_year(year)
+    named = list(_DATE.finditer(text))
+    for match in named:
+        year = match["year_first"] or match["year_last"] or match["year_after_day"] or match["year_after_month"] or ""
+        day, two_digit_year = _day(match.group().removeprefix(year).removesuffix(year)), _two_digit_year(year)
         counted = [number.digits for number in numbers(match.group())]
         if year and not two_digit_year and counted and len(counted[-1]) == 2:  # "twenty six" was cut in two
             day, two_digit_year = [*counted, ""][:2]
         value = "-".join((_month(match.group()), day, two_digit_year))
         yield SpokenDate(start=match.start(), end=match.end(), value=value)
     for match in _BY_NUMBER.finditer(text):
-        month = _MONTH_NAMES[_DAYS[(match["month_ordinal"] or match["month_named"]).lower()] - 1]
-        year = _two_digit_year(match["year"] or match["year_of_month"])
+        if any(match.start() < other.end() and other.start() < match.end() for other in named):
+            continue  # "March ninth, nineteen eighty four" holds no month but March
+        ordinal = match["month_ordinal"] or match["month_named"] or match["month_alone"]
+        month = _MONTH_NAMES[_DAYS[ordinal.lower()] - 1]
+        year = _two_digit_year(match["year"] or match["year_of_month"] or match["year_of_alone"])
         value = "-".join((month, _day(match["day"] or ""), year))
         yield SpokenDate(start=match.start(), end=match.end(), value=value)
 

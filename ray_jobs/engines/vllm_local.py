@@ -54,8 +54,8 @@ class VllmLocal:
     with `spec.kv_cache_gib` of attention cache; on a GPU vLLM takes `spec.gpu_memory_fraction` of the memory, or the
     attention cache the spec asks for.
 
-    Raises ModelError where the weights cannot be loaded; `generate` raises ValueError for a prompt that does not fit
-    the context or a schema that cannot be compiled, and RetryableError once the engine has failed: it stays failed.
+    Raises ModelError where the weights cannot be loaded; `generate` returns a ValueError for a prompt that does not fit
+    the context or a schema that cannot be compiled, and raises RetryableError once the engine has failed: it stays so.
     """
 
     def __init__(self, spec: LlmSpec) -> None:
@@ -79,10 +79,11 @@ class VllmLocal:
         with self._tokenizer_lock:
             return len(self._tokenizer.encode(text, add_special_tokens=False))
 
-    def generate(self, prompts: Sequence[Prompt]) -> list[Completion]:
-        requests = [self._render(prompt) for prompt in prompts]
-        self._inbox.put(requests)  # as one, so that the first step sees the whole batch
-        return [request.done.result() for request in requests]
+    def generate(self, prompts: Sequence[Prompt]) -> list[Completion | ValueError]:
+        requests = [self._rendered(prompt) for prompt in prompts]
+        # As one, so that the first step sees the whole batch.
+        self._inbox.put([request for request in requests if isinstance(request, _Request)])
+        return [_result(request) for request in requests]
 
     def stats(self) -> dict[str, float]:
         """Counters, load_s, and completion_tokens_per_s of busy time; cached_prompt_tokens hit the prefix cache."""
@@ -98,6 +99,12 @@ class VllmLocal:
         """Stop the engine and free its memory; unanswered prompts fail."""
         self._inbox.put(None)
         self._stopped.wait()
+
+    def _rendered(self, prompt: Prompt) -> _Request | ValueError:
+        try:
+            return self._render(prompt)
+        except ValueError as refusal:
+            return refusal
 
     def _render(self, prompt: Prompt) -> _Request:
         from vllm import SamplingParams
@@ -191,6 +198,15 @@ class VllmLocal:
         while True:
             for request in self._inbox.get() or ():
                 request.done.set_exception(failure)
+
+
+def _result(request: _Request | ValueError) -> Completion | ValueError:
+    if isinstance(request, ValueError):
+        return request
+    try:
+        return request.done.result()
+    except ValueError as refusal:
+        return refusal
 
 
 def load_engine(spec: LlmSpec) -> Any:

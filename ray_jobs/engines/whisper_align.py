@@ -17,10 +17,11 @@ def token_starts(attention: Sequence[Tensor], num_positions: Sequence[int]) -> l
     `num_positions`: how much of the window is audio. As in OpenAI's whisper, a head's weights are standardised over
     the tokens, heads are averaged, and the path of least cost runs through the result (Sakoe and Chiba, 1978).
     """
-    rows = torch.tensor([len(window) for window in attention])
     costs = pad_sequence([_cost(window) for window in attention], batch_first=True)
+    rows = torch.tensor([len(window) for window in attention], device=costs.device)
+    columns = torch.tensor(num_positions, device=costs.device)
     entries, from_diagonal = _warp(costs[:, :, : max(num_positions)])
-    starts = _walk_back(entries.cpu(), from_diagonal.cpu(), rows, torch.tensor(num_positions))
+    starts = _walk_back(entries, from_diagonal, rows, columns)
     return [window[:length] for window, length in zip(starts.tolist(), rows.tolist(), strict=True)]
 
 
@@ -54,8 +55,8 @@ def _warp(costs: Tensor) -> tuple[Tensor, Tensor]:
 
 def _walk_back(entries: Tensor, from_diagonal: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """(batch, max rows): the column where the path to each window's last row and column enters each row."""
-    starts = torch.zeros(entries.shape[:2], dtype=torch.long)
-    batch = torch.arange(len(entries))
+    starts = torch.zeros(entries.shape[:2], dtype=torch.long, device=entries.device)
+    batch = torch.arange(len(entries), device=entries.device)
     column = columns - 1
     for row in range(entries.shape[1] - 1, -1, -1):
         entry = entries[batch, row, column].long()

@@ -177,7 +177,7 @@ class DecoderState:
 
 class _DecoderLayer:
     def __init__(self, weights: _Weights, num_heads: int, heads: Sequence[int]) -> None:
-        self.num_heads, self.heads = num_heads, list(heads)
+        self.num_heads = num_heads
         self.self_norm = _Norm(weights, "self_attn_layer_norm")
         self.qkv = _Linear(weights.below("self_attn"), "q_proj", "k_proj", "v_proj")
         self.self_out = _Linear(weights.below("self_attn"), "out_proj")
@@ -185,22 +185,24 @@ class _DecoderLayer:
         self.q = _Linear(weights.below("encoder_attn"), "q_proj")
         self.cross_kv = _Linear(weights.below("encoder_attn"), "k_proj", "v_proj")
         self.cross_out = _Linear(weights.below("encoder_attn"), "out_proj")
+        # On the device: a list would be copied there at every step, and the host would wait for it.
+        self.heads = torch.tensor(heads, dtype=torch.long, device=self.q.weight.device)
         self.feed_forward = _FeedForward(weights)
 
     def __call__(
-        self, x: Tensor, self_kv: Tensor, cross_kv: Tensor, mask: Tensor | None, start: int
+        self, x: Tensor, self_kv: Tensor, cross_kv: Tensor, mask: Tensor | None, positions: slice | Tensor
     ) -> tuple[Tensor, Tensor]:
-        """One block over `x` (rows, n, width) at positions start...; also the cross-attention of `heads`.
+        """One block over `x` (rows, n, width) at `positions` of the caches; also the cross-attention of `heads`.
 
         There is a row per text: `self_kv` has as many, `cross_kv` one per window. Where windows have several, n is 1,
         and their texts stand side by side where else the new tokens of one text do, in the attention too, which has
         shape (windows, len(heads), audio_positions, n or beams).
         """
-        end = start + x.shape[1]
         q, k, v = _split_heads(self.qkv(self.self_norm(x)), 3, self.num_heads)
-        self_kv[0, :, :, start:end] = k
-        self_kv[1, :, :, start:end] = v
-        attended, _ = _attend(q, self_kv[0, :, :, :end], self_kv[1, :, :, :end], mask)
+        keys, values = self_kv
+        keys[:, :, positions] = k
+        values[:, :, positions] = v
+        attended, _ = _attend(q, keys, values, mask)
         x = x + self.self_out(_join_heads(attended))
         by_window = self.cross_norm(x).view(cross_kv.shape[1], -1, x.shape[2])
         (q,) = _split_heads(self.q(by_window), 1, self.num_heads)
@@ -242,13 +244,22 @@ class Decoder:
 
     def start(self, audio: Tensor, max_length: int) -> DecoderState:
         """Caches for texts of up to `max_length` tokens on the encoder's output (windows, audio_positions, width)."""
-        windows, positions, width = audio.shape
-        heads = self.config.num_heads
-        cross_kv = audio.new_empty(len(self._layers), 2, windows, heads, positions, width // heads)
+        state = DecoderState(*self.caches(len(audio), max_length))
+        self.read_audio(audio, state.cross_kv)
+        return state
+
+    def caches(self, num_windows: int, max_length: int) -> tuple[Tensor, Tensor]:
+        """Room for a DecoderState's `self_kv` and `cross_kv`, one text per window; what is in it is undefined."""
+        shape = self.config
+        head_dim = shape.width // shape.num_heads
+        self_shape = (shape.decoder_layers, 2, num_windows, 1, shape.num_heads, max_length, head_dim)
+        cross_shape = (shape.decoder_layers, 2, num_windows, shape.num_heads, shape.audio_positions, head_dim)
+        return self._embeddings.new_empty(self_shape), self._embeddings.new_empty(cross_shape)
+
+    def read_audio(self, audio: Tensor, cross_kv: Tensor) -> None:
+        """Write the keys and values of the encoder's output into `cross_kv`."""
         for cache, layer in zip(cross_kv, self._layers, strict=True):
-            cache[0], cache[1] = _split_heads(layer.cross_kv(audio), 2, heads)
-        shape = (len(self._layers), 2, windows, 1, heads, max_length, width // heads)
-        return DecoderState(audio.new_empty(shape), cross_kv)
+            cache[0], cache[1] = _split_heads(layer.cross_kv(audio), 2, self.config.num_heads)
 
     def step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, Tensor]:
         """Append `tokens` (rows, n) to the state's texts, one row each; n is 1 where windows have several.
@@ -257,14 +268,24 @@ class Decoder:
         (windows, num_alignment_heads, audio_positions, n or beams).
         """
         start, num_new = state.length, tokens.shape[1]
-        x = self._embeddings[tokens] + self._positions[start : start + num_new]
-        mask = self._causal_mask(start, num_new, x) if num_new > 1 else None
+        end = start + num_new
+        mask = self._causal_mask(start, num_new) if num_new > 1 else None
+        state.length = end
+        return self.run(tokens, slice(start, end), state.self_kv[..., :end, :], state.cross_kv, mask)
+
+    def run(
+        self, tokens: Tensor, positions: slice | Tensor, self_kv: Tensor, cross_kv: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """What `step` returns, for tokens at `positions` of caches shaped as a DecoderState's.
+
+        `mask` (text_positions, n) is added to the scores of the texts' own keys: it hides those that are not there.
+        """
+        x = self._embeddings[tokens] + self._positions[positions]
+        texts = (2, len(x), *self_kv.shape[4:])
         attention = []
         for i, layer in enumerate(self._layers):
-            self_kv = state.self_kv[i].view(2, len(x), *state.self_kv.shape[4:])
-            x, weights = layer(x, self_kv, state.cross_kv[i], mask, start)
+            x, weights = layer(x, self_kv[i].view(texts), cross_kv[i], mask, positions)
             attention.append(weights)
-        state.length += num_new
         return self._norm(x), torch.cat(attention, 1)
 
     @property
@@ -279,9 +300,11 @@ class Decoder:
         """Unrounded scores of some tokens (rows, n) at one hidden state per row (rows, width): float32 (rows, n)."""
         return (self._embeddings[tokens].float() @ hidden.float()[:, :, None])[..., 0]
 
-    @staticmethod
-    def _causal_mask(start: int, num_new: int, like: Tensor) -> Tensor:
-        """(start + num_new, num_new): -inf where a key lies after its query."""
-        keys = torch.arange(start + num_new, device=like.device)
-        later = keys[:, None] > keys[None, start:]
-        return torch.zeros_like(later, dtype=like.dtype).masked_fill_(later, -torch.inf)
+    def _causal_mask(self, start: int, num_new: int) -> Tensor:
+        keys = torch.arange(start + num_new, device=self.device)
+        return self.mask(keys, keys[start:])
+
+    def mask(self, keys: Tensor, queries: Tensor) -> Tensor:
+        """(num_keys, num_queries): -inf where a key's position is after its query's, else 0."""
+        later = keys[:, None] > queries
+        return torch.zeros_like(later, dtype=self._embeddings.dtype).masked_fill_(later, -torch.inf)

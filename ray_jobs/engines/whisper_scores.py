@@ -5,12 +5,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ray_jobs.engines.whisper_graphs import GraphDecoder
 from ray_jobs.engines.whisper_model import Decoder, DecoderState
 from ray_jobs.engines.whisper_timestamps import TimestampRules
 from ray_jobs.engines.whisper_vocabulary import Vocabulary
 
 MAX_TOKENS = 224
 """Of one text: half of the text context, as in the reference decoder."""
+
+MAX_LENGTH = 4 + MAX_TOKENS
+"""Of a prompt and the text behind it."""
 
 _NUM_EXACT = 8
 
@@ -20,7 +24,7 @@ class Scorer:
 
     def __init__(
         self,
-        model: Decoder,
+        model: Decoder | GraphDecoder,
         vocabulary: Vocabulary,
         suppressed: Sequence[int],
         suppressed_first: Sequence[int],

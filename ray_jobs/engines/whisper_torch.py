@@ -3,9 +3,12 @@
 import math
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from itertools import groupby
+from queue import SimpleQueue
 
 import numpy as np
 import torch
@@ -19,8 +22,9 @@ from ray_jobs.engines.whisper_align import POSITION_S, token_starts
 from ray_jobs.engines.whisper_beam import beam_search
 from ray_jobs.engines.whisper_decode import Decoded, decode
 from ray_jobs.engines.whisper_features import LogMel
+from ray_jobs.engines.whisper_graphs import GraphDecoder, Step
 from ray_jobs.engines.whisper_model import Decoder, Encoder
-from ray_jobs.engines.whisper_scores import Scorer
+from ray_jobs.engines.whisper_scores import MAX_LENGTH, Scorer
 from ray_jobs.engines.whisper_timestamps import TimedTokens, cut
 from ray_jobs.engines.whisper_vocabulary import Vocabulary
 from ray_jobs.engines.whisper_weights import load_checkpoint
@@ -30,7 +34,7 @@ from ray_jobs.spec import AsrSpec
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _FALLBACK_TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)
-_ENCODER_BATCH = 4
+_ENCODER_BATCHES = {"cpu": 4, "cuda": 16}  # windows: what the caches hold, and what fills the multiprocessors
 _COUNTS = ("num_retries", "num_batches_halved")
 _PARTS = ("front_end_s", "encoder_s", "decoder_s", "words_s")
 _MAX_CPU_WORKERS = 8
@@ -71,19 +75,26 @@ class WhisperTorch:
             self._check_language(spec.language)
         self._log_mel = LogMel(checkpoint.config.num_mels, device)
         self._encoder = Encoder(checkpoint, device, dtype)
-        self._scorer = Scorer(
-            Decoder(checkpoint, device, dtype),
-            self._vocabulary,
-            checkpoint.suppressed,
-            checkpoint.suppressed_first,
+        self._encoder_batch = _ENCODER_BATCHES[device.type]
+        self._decoder = Decoder(checkpoint, device, dtype)
+        self._new_scorer = partial(
+            Scorer,
+            vocabulary=self._vocabulary,
+            suppressed=checkpoint.suppressed,
+            suppressed_first=checkpoint.suppressed_first,
             timestamps=spec.timestamps,
         )
+        self._use([self._decoder] * self._num_workers)
+        if device.type == "cuda":
+            torch.cuda.synchronize()  # the workers' streams do not wait for the one that brought the weights
         self._meter = Meter(0.0, *_COUNTS, *_PARTS)
         self._batch_size = spec.batch_size or DEFAULT_BATCH
         silence = Window(pcm=np.zeros(RATE_HZ, np.int16), sample_rate_hz=RATE_HZ, language=spec.language)
         self.transcribe([silence])
         if device.type == "cuda" and spec.batch_size is None:
             self._batch_size = self._measure_batch_size(silence)
+        if device.type == "cuda" and spec.cuda_graphs:
+            self._record_steps()
         self._meter = Meter(time.monotonic() - began, *_COUNTS, *_PARTS)
 
     def transcribe(self, windows: Sequence[Window]) -> list[WindowText]:
@@ -141,45 +152,78 @@ class WhisperTorch:
         num_fitting = int(_MEMORY_SHARE * free_bytes / bytes_per_window / self._num_workers)
         return min(max(1, num_fitting), _MAX_GPU_BATCH)
 
+    def _record_steps(self, record: Callable[[Step], Step] | None = None) -> None:
+        """Let each worker replay its decoder's steps; with smaller batches where their caches do not fit the card."""
+        try:
+            decoders = [
+                GraphDecoder(self._decoder, self._batch_size, MAX_LENGTH, record) for _ in range(self._num_workers)
+            ]
+        except torch.OutOfMemoryError:
+            if self._batch_size == 1:
+                raise
+        else:
+            self._use(decoders)
+            return
+        self._batch_size = math.ceil(self._batch_size / 2)
+        torch.cuda.empty_cache()
+        self._record_steps(record)
+
+    def _use(self, decoders: Sequence[Decoder | GraphDecoder]) -> None:
+        """Give each worker one of these."""
+        self._scorers: SimpleQueue[Scorer] = SimpleQueue()
+        for decoder in decoders:
+            self._scorers.put(self._new_scorer(decoder))
+
+    @contextmanager
+    def _borrowed_scorer(self) -> Iterator[Scorer]:
+        scorer = self._scorers.get()
+        try:
+            yield scorer
+        finally:
+            self._scorers.put(scorer)
+
     @torch.inference_mode()
     def _transcribe_batch(self, windows: Sequence[Window]) -> list[WindowText]:
         clock = _Clock()
         log_mel = self._log_mel(windows)
         clock.lap("front_end_s")
-        audio = torch.cat([self._encoder(part) for part in torch.split(log_mel, _ENCODER_BATCH)])
+        audio = torch.cat([self._encoder(part) for part in torch.split(log_mel, self._encoder_batch)])
         clock.lap("encoder_s")
-        languages = self._languages(windows, audio)
-        decoded = self._decode(windows, audio, [language for language, _ in languages])
+        with self._borrowed_scorer() as scorer:
+            languages = self._languages(scorer, windows, audio)
+            decoded = self._decode(scorer, windows, audio, [language for language, _ in languages])
         clock.lap("decoder_s")
         texts = self._read(windows, decoded, languages)
         clock.lap("words_s")
         self._meter.add(num_tokens=sum(len(window.tokens) for window in decoded), **clock.laps_s)
         return texts
 
-    def _languages(self, windows: Sequence[Window], audio: Tensor) -> list[tuple[str, float]]:
+    def _languages(self, scorer: Scorer, windows: Sequence[Window], audio: Tensor) -> list[tuple[str, float]]:
         """Each window's language and its probability."""
         given = [(window.language, 1.0) for window in windows if window.language is not None]
         if len(given) == len(windows):
             return given
-        detected = self._scorer.detect_languages(audio)
+        detected = scorer.detect_languages(audio)
         return [
             (window.language, 1.0) if window.language is not None else guess
             for window, guess in zip(windows, detected, strict=True)
         ]
 
-    def _decode(self, windows: Sequence[Window], audio: Tensor, languages: Sequence[str]) -> list[Decoded]:
+    def _decode(
+        self, scorer: Scorer, windows: Sequence[Window], audio: Tensor, languages: Sequence[str]
+    ) -> list[Decoded]:
         """The windows' tokens; poor texts are replaced by ones sampled at rising temperatures."""
         if self._num_beams > 1:
-            decoded = beam_search(self._scorer, audio, languages, self._num_beams)
+            decoded = beam_search(scorer, audio, languages, self._num_beams)
         else:
-            decoded = decode(self._scorer, audio, languages)
+            decoded = decode(scorer, audio, languages)
         for temperature in _FALLBACK_TEMPERATURES:
             poor = [i for i, window in enumerate(decoded) if window.is_poor(self._vocabulary)]
             if not poor:
                 break
             self._meter.add(num_retries=len(poor))
             seeds = [zlib.crc32(windows[i].pcm.tobytes()) for i in poor]
-            tries = decode(self._scorer, audio[poor], [languages[i] for i in poor], temperature, seeds)
+            tries = decode(scorer, audio[poor], [languages[i] for i in poor], temperature, seeds)
             for i, attempt in zip(poor, tries, strict=True):
                 decoded[i] = attempt
         return decoded

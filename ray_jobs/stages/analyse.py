@@ -29,10 +29,11 @@ def analyse(
     """One Insight per transcript and task, then per judge, in that order; `judges` are the engines of their own.
 
     An answer that is not JSON of the task's schema, or that repeats the prompt's instructions, is asked for once more,
-    then becomes a failed Insight; so does what the engine refuses for one call while it answers for others. Where it
-    answers for no call, its exception goes on. Calls of one recording are asked about once: a duplicate's Insights are
-    its original's, at no tokens of its own. Raises FatalError for a transcript that was not redacted, unless
-    `allow_unredacted`, and SpecError where the context is too small for a task.
+    then becomes a failed Insight; one with a text cut off at its maxLength a truncated one. What the engine refuses for
+    one call while it answers for others fails too. Where it answers for no call, its exception goes on. Calls of one
+    recording are asked about once: a duplicate's Insights are its original's, at no tokens of its own. Raises
+    FatalError for a transcript that was not redacted, unless `allow_unredacted`, and SpecError where the context is too
+    small for a task.
     """
     if not allow_unredacted:
         _refuse_unredacted(transcripts)
@@ -149,13 +150,15 @@ def _answers(
         for task in tasks
     }
     answers = ask(questions, engine)
-    per_task = {
-        task.name: {i: answers.get((i, task.name), Answer(error=one.error)) for i, one in fitted.items()}
-        for task in tasks
-    }
+    per_task = {task.name: {i: _given(answers.get((i, task.name)), one) for i, one in fitted.items()} for task in tasks}
     first = per_task[tasks[0].name]
     per_task[tasks[0].name] = {i: replace(first[i], spent=first[i].spent + one.spent) for i, one in fitted.items()}
     return per_task
+
+
+def _given(answer: Answer | None, read: Fitted) -> Answer:
+    """An answer and what is to be said of the text it was given on; the error where nothing could be asked."""
+    return Answer(error=read.error) if answer is None else replace(answer, cut=answer.cut or read.cut)
 
 
 def _insights(use: PromptUse, engine: LlmEngine, answers: Mapping[str, Answer]) -> list[Insight]:
@@ -164,9 +167,9 @@ def _insights(use: PromptUse, engine: LlmEngine, answers: Mapping[str, Answer]) 
         Insight(
             call_id=call_id,
             task=use.name,
-            status="failed" if answer.error else "ok",
+            status="failed" if answer.error else "truncated" if answer.cut else "ok",
             value_json="" if answer.error else dumps(answer.value),
-            error=answer.error,
+            error=answer.error or answer.cut,
             model=engine.model_name,
             prompt_version=file.version,
             prompt_hash=file.content_hash,
@@ -208,6 +211,6 @@ def _judgements(
     found = {}
     for call_id in answers:
         one = fitted.get(call_id, nothing)
-        judgement = judgements.get((call_id, judge.name), Answer(error=one.error))
+        judgement = _given(judgements.get((call_id, judge.name)), one)
         found[call_id] = replace(judgement, spent=judgement.spent + one.spent)
     return _insights(judge, engine, found)

@@ -1,7 +1,10 @@
-"""Puts questions to a language model: the whole batch at once, a broken answer once more, long texts as notes.
+"""Puts questions to a language model: the whole batch at once, a broken or cut answer once more, long texts as notes.
 
 A text that is too long is cut into parts between utterances, each part is turned into notes (prompt condense/v1), and
 the notes take the text's place; notes that are still too long are condensed again. Nothing is left out silently.
+
+Guided decoding ends a text where its schema's maxLength does, in mid-sentence if need be, and the answer obeys the
+schema all the same. Such an answer is asked for again, shorter; if that is cut too it is kept, and said to be cut.
 """
 
 import json
@@ -22,6 +25,7 @@ _MAX_NOTES_TOKENS = 320
 _MAX_ROUNDS = 4  # of condensing; each shrinks a text about tenfold at 4,096 tokens of context
 _MARGIN_TOKENS = 128  # the chat template around the messages, and the complaint in a second prompt
 _MAX_ERROR_CHARS = 200
+_SENTENCE_ENDS = (".", "!", "?", "…", "。")
 _LEAK_WORDS = 8  # nobody says eight words of a prompt in a row by chance
 
 
@@ -63,21 +67,27 @@ class Spent:
 class Answer:
     """What came of a question: a JSON document, or the `error` in its place.
 
-    `broken` tells an answer that does not obey its schema from an engine that gave none.
+    `cut` says which text of a document, or of the notes it was made from, ends where its schema's maxLength does; ""
+    where none. `broken` tells an answer that does not obey its schema from an engine that gave none.
     """
 
     value: Any = None
     error: str = ""
+    cut: str = ""
     broken: bool = False
     spent: Spent = field(default_factory=Spent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted:
-    """A text that fits the context, or the `error` that says why there is none; `spent` went into its notes."""
+    """A text that fits the context, or the `error` that says why there is none; `spent` went into its notes.
+
+    `cut` says which notes were cut off, "" where none.
+    """
 
     text: str = ""
     error: str = ""
+    cut: str = ""
     spent: Spent = field(default_factory=Spent)
 
 
@@ -110,7 +120,8 @@ def fit(texts: Mapping[str, str], engine: LlmEngine, max_tokens: int) -> dict[st
         if not (too_long := _too_long(fitted, engine, max_tokens)):
             return fitted
         for call_id, notes in _condense(too_long, engine).items():
-            fitted[call_id] = replace(notes, spent=fitted[call_id].spent + notes.spent)
+            before = fitted[call_id]
+            fitted[call_id] = replace(notes, cut=before.cut or notes.cut, spent=before.spent + notes.spent)
     error = f"the call does not fit {max_tokens} tokens after {_MAX_ROUNDS} rounds of notes; raise context_tokens"
     return fitted | {
         call_id: Fitted(error=error, spent=fitted[call_id].spent) for call_id in _too_long(fitted, engine, max_tokens)
@@ -136,10 +147,13 @@ def _condense(texts: Mapping[str, str], engine: LlmEngine) -> dict[str, Fitted]:
         answers = [answer for _, answer in keys_and_answers]
         spent = sum((answer.spent for answer in answers), Spent())
         error = next((answer.error for answer in answers if answer.error), "")
+        cut = next((f"notes of part {n}: {answer.cut}" for n, answer in enumerate(answers, 1) if answer.cut), "")
         condensed[call_id] = (
             Fitted(error=f"the call is longer than the context, and its notes failed: {error}", spent=spent)
             if error
-            else Fitted(text="\n".join(f"part {n}: {a.value['notes']}" for n, a in enumerate(answers, 1)), spent=spent)
+            else Fitted(
+                text="\n".join(f"part {n}: {a.value['notes']}" for n, a in enumerate(answers, 1)), cut=cut, spent=spent
+            )
         )
     return condensed
 
@@ -170,11 +184,17 @@ Key = tuple[str, Any]
 
 
 def ask(questions: Mapping[Key, Question], engine: LlmEngine) -> dict[Key, Answer]:
-    """An answer per question: all in one batch, and once more those that broke their schema."""
+    """An answer per question: all in one batch, and once more those that broke their schema or were cut off."""
     firsts = _ask_once(questions, {key: question.prompt() for key, question in questions.items()}, engine)
-    broken = {key: first.error for key, first in firsts.items() if first.broken}
-    seconds = _ask_once(questions, {key: questions[key].prompt(error) for key, error in broken.items()}, engine)
-    return firsts | {key: replace(second, spent=firsts[key].spent + second.spent) for key, second in seconds.items()}
+    complaints = {key: first.error or first.cut for key, first in firsts.items() if first.broken or first.cut}
+    again = {key: questions[key].prompt(complaint) for key, complaint in complaints.items()}
+    return firsts | {key: _better(firsts[key], second) for key, second in _ask_once(questions, again, engine).items()}
+
+
+def _better(first: Answer, second: Answer) -> Answer:
+    """The second answer, unless it is none and the first was only cut; both are paid for."""
+    better = first if second.error and not first.error else second
+    return replace(better, spent=first.spent + second.spent)
 
 
 def _ask_once(
@@ -195,7 +215,8 @@ def _answer(completion: Completion | Exception, asked: Rendered) -> Answer:
         completion_tokens=completion.completion_tokens,
         num_broken=int(bool(error)),
     )
-    return Answer(value=value, error=error, broken=bool(error), spent=spent)
+    cut = "" if error else _cut(value, asked.schema)
+    return Answer(value=value, error=error, cut=cut, broken=bool(error), spent=spent)
 
 
 def _parse(completion: Completion, asked: Rendered) -> tuple[Any, str]:
@@ -211,6 +232,27 @@ def _parse(completion: Completion, asked: Rendered) -> tuple[Any, str]:
     except (ValueError, RecursionError) as error:
         return None, "it was cut off" if completion.finish_reason == "length" else one_line(f"it is not JSON: {error}")
     return value, ""
+
+
+def _cut(value: Any, schema: Mapping[str, Any]) -> str:
+    """Which text of a document that obeys its schema fills its maxLength without ending a sentence; "" for none."""
+    for error in jsonschema.Draft202012Validator(_tightened(schema)).iter_errors(value):
+        if error.validator == "maxLength" and not error.instance.rstrip().endswith(_SENTENCE_ENDS):
+            name = ".".join(map(str, error.absolute_path)) or "text"
+            return f"{name} was cut off at {len(error.instance)} characters"
+    return ""
+
+
+def _tightened(schema: Any) -> Any:
+    """A schema that a text breaks which is as long as the schema's own maxLength allows."""
+    if isinstance(schema, list):
+        return [_tightened(item) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    return {
+        key: item - 1 if key == "maxLength" and isinstance(item, int) else _tightened(item)
+        for key, item in schema.items()
+    }
 
 
 def repeats(value: Any, instructions: str) -> bool:
@@ -238,14 +280,12 @@ def dumps(value: Any) -> str:
 def _generate(asked: Sequence[tuple[str, Prompt]], engine: LlmEngine) -> list[Completion | Exception]:
     """A completion or an exception per (call id, prompt): in one batch, then call by call where the batch fails.
 
-    Raises what the engine raises where it answers for no call, unless there is one call only and the fault may be its.
+    Raises what the engine says where it answers for no call, unless there is one call only and the fault may be its.
     """
     if not asked:
         return []
-    results = _try([prompt for _, prompt in asked], engine)
     calls = [[prompt for _, prompt in group] for _, group in groupby(asked, key=lambda item: item[0])]
-    if isinstance(results[0], Exception) and len(calls) > 1:
-        results = [result for call in calls for result in _try(call, engine)]
+    results = _results(calls, engine)
     fault = next((result for result in results if isinstance(result, Exception)), None)
     if fault is None or not all(isinstance(result, Exception) for result in results):
         return results
@@ -254,13 +294,15 @@ def _generate(asked: Sequence[tuple[str, Prompt]], engine: LlmEngine) -> list[Co
     return results
 
 
-def _try(batch: Sequence[Prompt], engine: LlmEngine) -> list[Completion | Exception]:
+def _results(calls: Sequence[Sequence[Prompt]], engine: LlmEngine) -> list[Completion | Exception]:
     try:
-        return [*engine.generate(batch)]
+        return [*engine.generate([prompt for call in calls for prompt in call])]
     except FatalError:
         raise
     except Exception as error:
-        return [error] * len(batch)
+        if len(calls) == 1:
+            return [error] * len(calls[0])
+        return [result for call in calls for result in _results([call], engine)]
 
 
 def one_line(error: object) -> str:

@@ -10,6 +10,7 @@ from itertools import groupby
 from ray_jobs import prompts
 from ray_jobs.engines.llm import LlmEngine
 from ray_jobs.engines.pii import Suggestion
+from ray_jobs.errors import FatalError
 from ray_jobs.records import Transcript
 from ray_jobs.stages.analyse import dialogue
 from ray_jobs.stages.asking import Answer, Question, ask, room, split_text
@@ -20,8 +21,9 @@ def suggest(
 ) -> dict[str, list[Suggestion] | None]:
     """Call id to what the model takes for secrets; None where an answer was missing or broke its schema twice.
 
-    A long call is read in parts. Raises what the engine raises where it answers for no call, and SpecError where its
-    context has no room for a transcript.
+    A long call is read in parts. Raises what the engine raises where it answers for no call, FatalError where it
+    refuses every prompt, in words of our own, for a server's may quote the call, and SpecError where its context has no
+    room for a transcript.
     """
     file = prompts.load(prompts.SECRETS)
     part_tokens = room(engine, file.version, file.render(labels=entities), file.max_tokens)
@@ -36,7 +38,11 @@ def suggest(
         if part
     }
     suggestions: dict[str, list[Suggestion] | None] = {transcript.call_id: [] for transcript in transcripts}
-    for call_id, asked in groupby(ask(questions, engine).items(), key=lambda item: item[0][0]):
+    try:
+        answers = ask(questions, engine)
+    except ValueError:
+        raise FatalError(f"redact.llm: {engine.model_name} refused every prompt, whatever the call") from None
+    for call_id, asked in groupby(answers.items(), key=lambda item: item[0][0]):
         suggestions[call_id] = _suggestions([answer for _, answer in asked])
     return suggestions
 

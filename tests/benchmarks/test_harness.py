@@ -22,6 +22,15 @@ def test_processor_time_of_an_orphan_is_its_commands() -> None:
     assert reading.facts == {"wer": 1.0}
 
 
+def test_so_is_that_of_a_process_nobody_waits_for() -> None:
+    burn = BURN.replace("0.4", "2.5")  # longer than a sample takes
+    careless = (
+        "import signal, subprocess, sys, time\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {burn!r}])\nwhile child.poll() is None: time.sleep(0.1)"
+    )
+    assert measure(a_contestant(careless), 0).cpu_s >= 1.0
+
+
 def test_a_command_that_fails_is_named_with_what_it_said() -> None:
     with pytest.raises(CommandFailedError, match=r"(?s)a ended with status 3.*no such thing"):
         measure(a_contestant("import sys; print('no such thing'); sys.exit(3)"), 0)

@@ -2,8 +2,8 @@
 
 Custom objects have create, get, list (label and field selectors), watch, merge-patch and delete with foreground
 propagation, resource versions, uids, 409 AlreadyExists and 410 for old versions; pods have list and logs with stamps.
-`warnings` are events of type Warning; `faults` are answers given in place of the real one; `script` is what the
-operator writes into a RayJob's status.
+`warnings` are events of type Warning; `faults` are answers given in place of the real one, `token` is the only one it
+takes, where there is one; `script` is what the operator writes into a RayJob's status.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ Manifest = dict[str, Any]
 
 @dataclass
 class Fault:
-    """Answer the next `times` requests for which `method` and `path` match with this instead."""
+    """Answer the next `times` requests for which `method` and `path` match with this instead, after `delay_s`."""
 
     status: int
     method: str = "GET"
@@ -34,6 +34,7 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     times: int = 1
     watch: bool | None = None
+    delay_s: float = 0
 
 
 class FakeKubernetes:
@@ -47,6 +48,7 @@ class FakeKubernetes:
         self.warnings: list[Manifest] = []
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str]] = []
+        self.token = ""
         self.script: list[Manifest] = []
         self.cluster_script: list[Manifest] = []
         self.step_s = 0.02
@@ -152,10 +154,13 @@ class FakeKubernetes:
     async def _faulty(self, request: web.Request, handler: Any) -> web.StreamResponse:
         watch = request.query.get("watch", "").lower() == "true"
         self.requests.append(("WATCH" if watch else request.method, request.path))
+        if self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
+            return _refusal(401, "Unauthorized", "Unauthorized")
         for fault in self.faults:
             matches = fault.method == request.method and fault.path in request.path
             if matches and fault.times > 0 and fault.watch in (None, watch):
                 fault.times -= 1
+                await asyncio.sleep(fault.delay_s)
                 return web.json_response(fault.body or {}, status=fault.status, headers=fault.headers)
         return await handler(request)
 

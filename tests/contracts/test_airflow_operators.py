@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import os
+import shutil
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -194,6 +197,23 @@ def test_killing_a_deferred_task_deletes_the_job_and_a_triggerer_restart_does_no
     assert api.objects == {}
 
 
+def test_the_deletion_outlives_the_triggerer_s_impatience(api, job, where):
+    """It cancels a killed trigger again each second until it has ended."""
+    from kuberay.triggers import RayJobTrigger
+
+    api.step_s = 0.3
+
+    async def killed_and_cancelled():
+        killing = asyncio.create_task(RayJobTrigger(where, job, 60).on_kill())
+        await asyncio.sleep(0.1)
+        killing.cancel()
+        await asyncio.wait([killing])
+        while api.objects:
+            await asyncio.sleep(0.1)
+
+    asyncio.run(asyncio.wait_for(killed_and_cancelled(), 20))
+
+
 def test_killing_a_task_in_a_signal_handler_deletes_the_job(api, job, where):
     """The handler interrupts whatever the task does, an event loop included."""
     from kuberay.operators import RayJobOperator
@@ -269,19 +289,26 @@ def test_a_mistake_in_the_dag_is_one_line_and_is_not_tried_again(arguments, line
         ("RAY_PYTHON", "/nowhere/python", "there is no such program; name the Python that has Ray"),
         ("RAY_PYTHON", "/bin/false", "Ray is not installed there; name the Python that has Ray"),
         ("LOCAL_NUM_CPUS", "many", "give a whole number from 1"),
+        (
+            "LOCAL_FOLDER",
+            "/a/folder/as/long/as/this/one",
+            "give a path of at most 26 characters, because Ray's Unix sockets lie below it",
+        ),
     ],
 )
-def test_a_local_backend_that_cannot_start_is_one_line_and_leaves_nothing(setting, value, line, monkeypatch, tmp_path):
+def test_a_local_backend_that_cannot_start_is_one_line_and_leaves_nothing(setting, value, line, monkeypatch):
     from airflow.sdk.exceptions import AirflowFailException
 
     from kuberay.operators import RayJobOperator
 
-    monkeypatch.setenv("KUBERAY_LOCAL_FOLDER", str(tmp_path))
+    folder = Path("/tmp") / f"kuberay-{os.getpid()}"
+    monkeypatch.setenv("KUBERAY_LOCAL_FOLDER", str(folder))
     monkeypatch.setenv(f"KUBERAY_{setting}", value)
     with pytest.raises(AirflowFailException) as caught:
         RayJobOperator(task_id="t", entrypoint="python -m work", cluster="small", backend="local").execute(ATTEMPT)
     assert str(caught.value) == f"KUBERAY_{setting}={value}: {line}"
-    assert not list(tmp_path.glob("**/*.json"))
+    assert not list(folder.glob("**/*.json"))
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_an_api_that_does_not_answer_is_one_line_and_worth_a_retry(monkeypatch, tmp_path):
@@ -313,6 +340,15 @@ def test_without_the_rights_a_deferred_task_fails_with_one_line(api, job, where)
     event = asyncio.run(first_event()).payload
     assert event["state"] == "failed"
     assert 'cannot watch resource "rayjobs"; the rights needed are in' in event["message"]
+
+
+def test_a_job_that_no_operator_ever_looks_at_is_given_up_after_its_deadline(api, job, where, monkeypatch):
+    from kuberay.triggers import RayJobTrigger
+
+    monkeypatch.setattr("kuberay.triggers.DEADLINE_GRACE_S", 0.5)
+    outcome = asyncio.run(RayJobTrigger(where, job, 0).outcome())
+    assert outcome["state"] == "failed"
+    assert outcome["message"].endswith("after its deadline of 0 s; is the KubeRay operator running?")
 
 
 def test_triggers_survive_their_serialisation():

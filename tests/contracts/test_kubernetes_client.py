@@ -135,12 +135,64 @@ def test_a_job_deleted_by_hand_is_gone_not_waited_for(api, backend):
     assert follow(backend, name, lambda line: "running" in line and api.remove("rayjobs", name)).state == "gone"
 
 
+def test_a_shared_cluster_deleted_by_hand_ends_the_job_that_kuberay_lets_wait(api, backend, monkeypatch):
+    monkeypatch.setattr("kuberay.client.WATCH_S", 0.1)
+    api.script = [{**RUNNING, "rayClusterName": "shared"}]
+    api.add("rayclusters", {"kind": "RayCluster", "metadata": {"name": "shared"}, "spec": {}})
+    name = submit(backend, make_job(entrypoint="python -m work", cluster_name="shared"))
+    status = follow(backend, name, lambda line: "running" in line and api.remove("rayclusters", "shared"))
+    assert (status.state, status.message) == ("gone", "the RayCluster shared it runs on was deleted")
+
+
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_poll_that_fails_is_not_a_job_that_fails(api, backend, status):
     api.script = [INITIALIZING, RUNNING, SUCCEEDED]
     name = submit(backend)
     api.faults = [Fault(status=status, path="rayjobs", times=9)]
     assert follow(backend, name).state == "succeeded"
+
+
+def test_a_poll_that_times_out_is_not_a_job_that_fails(api, backend, monkeypatch):
+    monkeypatch.setattr("kuberay.client.ANSWER_S", 0.1)
+    api.script = [RUNNING, SUCCEEDED]
+    name = submit(backend)
+    api.faults = [Fault(status=200, path="rayjobs", times=2, delay_s=1)]
+    assert follow(backend, name).state == "succeeded"
+    assert api.faults[0].times == 0
+
+
+def test_a_token_rotated_while_the_job_runs_is_read_again_by_all_who_use_it(api):
+    """A watch, the log's reader and the progress of pending pods share one client."""
+    tokens = ["first", "second"]
+    opened: list[str] = []
+
+    @asynccontextmanager
+    async def connect():
+        opened.append(api.token)
+        header = {"authorization": f"Bearer {api.token}"}
+        configuration = kubernetes.Configuration(host=api.url, api_key={"BearerToken": header["authorization"]})
+        async with kubernetes.ApiClient(configuration) as client:
+            yield client
+
+    api.token = tokens[0]
+    backend = KubernetesBackend(connect=connect, backoff_s=0.01)
+    api.script = [RUNNING]
+    name = submit(backend)
+    opened.clear()
+    lines: list[str] = []
+
+    def rotate(line):
+        lines.append(line)
+        if line == "one":
+            api.token = tokens[1]
+            api.drop_watches = 1
+            api.log("submitter-1", "two", job=name)
+            api.set_status("rayjobs", name, **SUCCEEDED)
+
+    api.log("submitter-1", "one", job=name)
+    assert follow(backend, name, rotate).state == "succeeded"
+    assert lines == [f"job {name}: running", "one", f"job {name}: succeeded", "two"]
+    assert opened == tokens
 
 
 def test_retry_after_is_honoured(api, backend):
@@ -478,6 +530,25 @@ def test_a_job_that_gets_no_cluster_says_why(api, backend):
     with pytest.raises(TimeoutError):
         run(backend, followed)
     assert lines[-1] == "FailedToCreateRayCluster: denied by a webhook"
+
+
+def test_a_job_that_never_starts_fails_at_its_deadline_and_says_what_it_waited_for(api, backend):
+    pulling = {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}, "image": "ray:typo"}
+    pod = pending_pod("1", "head", "")
+    pod["metadata"]["labels"]["ray.io/cluster"] = INITIALIZING["rayClusterName"]
+    api.pods = {"1": {**pod, "status": {"phase": "Pending", "containerStatuses": [pulling]}}}
+    api.script = [INITIALIZING]
+    name = submit(backend)
+
+    def strike(line):
+        if "ImagePullBackOff" in line:
+            api.set_status("rayjobs", name, jobDeploymentStatus="Failed", reason="PreRunningDeadlineExceeded")
+
+    status = follow(backend, name, strike)
+    assert status.state == "failed"
+    assert status.message == (
+        "PreRunningDeadlineExceeded; 1 of 1 pods of group head pending: ImagePullBackOff ray:typo: not found"
+    )
 
 
 def test_collection_takes_the_expired_and_those_of_ended_runs_and_nothing_else(api, backend):

@@ -1,5 +1,6 @@
 """Airflow as `make airflow` starts it, driven over REST, and its processes, which a test may kill."""
 
+import asyncio
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -17,10 +19,14 @@ from urllib.error import HTTPError
 import psutil
 
 from dags.standalone import ray_folder
+from kuberay.backend import await_cluster, utc_now
+from kuberay.cluster import resolve_cluster
+from kuberay.local import LocalBackend, LocalSettings
+from kuberay.names import Claim
 
 ROOT = Path(__file__).resolve().parents[2]
 AIRFLOW = str(Path(sys.executable).with_name("airflow"))
-WAIT_TIMEOUT_S = 240
+WAIT_TIMEOUT_S = 400
 
 
 class Airflow:
@@ -77,6 +83,19 @@ class Airflow:
             subprocess.Popen([AIRFLOW, component], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
         )
 
+    def start_cluster(self) -> str:
+        """A Ray head of no task's; returns its name once it takes jobs."""
+
+        async def start() -> str:
+            async with LocalBackend(LocalSettings(folder=self._heads, num_cpus=1)) as backend:
+                claim = Claim(dag_id="tests", run_id="tests", task_id="shared")
+                name = await backend.create_cluster(resolve_cluster("small"), claim, utc_now() + timedelta(hours=1))
+                status = await await_cluster(backend, name, print, timeout_s=WAIT_TIMEOUT_S)
+                assert status.state == "ready", status.message
+                return name
+
+        return asyncio.run(start())
+
     def rays(self) -> list[str]:
         """What runs of the Ray heads that this Airflow has started, and the records it has of them."""
         jobs = processes_with(self._heads, "KUBERAY_HEAD")
@@ -122,8 +141,13 @@ class Run:
         body = {"dry_run": False, "dag_run_id": self._run_id, "task_ids": ["work"], "only_failed": False}
         self._airflow.api("POST", f"/dags/{self._dag_id}/clearTaskInstances", {**body, "reset_dag_runs": True})
 
-    def log(self, attempt: int) -> list[str]:
-        """The lines so far; none before the attempt has begun."""
+    @property
+    def log(self) -> list[str]:
+        """The lines of all attempts so far."""
+        return [line for attempt in range(self.task["try_number"]) for line in self.log_of(attempt + 1)]
+
+    def log_of(self, attempt: int) -> list[str]:
+        """None before the attempt has begun."""
         try:
             answer = self._airflow.api("GET", f"{self._run}/taskInstances/work/logs/{attempt}?full_content=true")
         except HTTPError:

@@ -43,11 +43,20 @@ def run(work):
 SETTINGS: list[LocalSettings] = []
 
 
+def python_whose_ray_fails_to_start_once(folder: Path) -> Path:
+    path = folder / "python"
+    fail = f'[ "$2" = ray.scripts.scripts ] && mkdir {folder}/tried 2>/dev/null && echo "timed out" && exit 1'
+    path.write_text(f'#!/bin/sh\n{fail}\nexec {sys.executable} "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     # Unix sockets lie below this folder, and their paths are at most 107 bytes long.
     folder = Path("/tmp") / f"kuberay-test-{os.getpid()}"
-    SETTINGS[:] = [LocalSettings(ray_python=sys.executable, folder=folder, num_cpus=1)]
+    ray_python = python_whose_ray_fails_to_start_once(tmp_path_factory.mktemp("python"))
+    SETTINGS[:] = [LocalSettings(ray_python=str(ray_python), folder=folder, num_cpus=1)]
 
     async def start(backend):
         name = await backend.create_cluster(SPEC, CLAIM, LATER)
@@ -82,6 +91,12 @@ def job(cluster, code, **fields):
 
 def follow(name, emit):
     return run(lambda backend: follow_job(backend, name, emit, log_interval_s=0.5))
+
+
+def test_a_head_whose_start_fails_is_started_again(cluster):
+    log = next(SETTINGS[0].folder.glob("*/head.log")).read_text()
+    assert log.startswith("timed out\n")
+    assert "Ray runtime started" in log
 
 
 def test_a_job_runs_where_ray_is_and_its_log_is_read_once(cluster):

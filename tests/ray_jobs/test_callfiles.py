@@ -3,7 +3,7 @@
 import html
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from hypothesis import given, settings
@@ -162,6 +162,14 @@ def test_json_holds_words_redactions_and_every_answer():
     assert document["redactions"][0]["placeholder"] == "[PHONE_1]"
     assert document["insights"]["summary"]["value"] == {"summary": "They said hello."}
     assert document["insights"]["disposition"]["error"] == "not JSON"
+
+
+def test_json_says_which_answer_was_cut_off_and_keeps_it():
+    cut = insight("summary", value_json='{"summary": "They plan to ["}', error="summary was cut off at 400 characters")
+    document = json.loads(render(transcript(spoken("Hello.", 0.0)), [replace(cut, status="truncated")])["json"])
+    answer = document["insights"]["summary"]
+    assert (answer["status"], answer["value"]) == ("truncated", {"summary": "They plan to ["})
+    assert answer["error"] == "summary was cut off at 400 characters"
 
 
 def test_no_file_holds_the_path_of_the_recording():

@@ -82,9 +82,9 @@ def test_a_call_that_failed_since_is_not_asked_about(output: Path) -> None:
 
 def test_labels_that_changed_are_counted(output: Path, engines: list[LlmSpec]) -> None:
     found = compared(output)
-    assert (found.num_both_ok, found.num_agreed) == (3, 0), "the two prompts name their answer differently"
+    assert (found.num_both_answered, found.num_agreed) == (3, 0), "the two prompts name their answer differently"
     same = compare(sample(str(output), 10), side("one"), side("two"))
-    assert (same.num_both_ok, same.num_agreed, same.changes) == (3, 3, {})
+    assert (same.num_both_answered, same.num_agreed, same.changes) == (3, 3, {})
     assert found.changes == {'{"disposition": "yes"} -> {"v": "yes"}': 2, '{"disposition": "no"} -> {"v": "yes"}': 1}
 
 
@@ -133,7 +133,7 @@ def test_a_broken_side_fails_beside_the_other(output: Path, engines: list[LlmSpe
     )
     found = compare(sample(str(output), 10), side("plain"), side("never", never))
     assert (found.a.num_ok, found.b.num_ok, found.b.num_failed, found.b.num_broken) == (3, 0, 3, 6)
-    assert (found.num_both_ok, found.num_agreed) == (0, 0)
+    assert (found.num_both_answered, found.num_agreed) == (0, 0)
     assert "failed: it does not obey the schema" in render_html(found)
     assert "num_broken" in describe(found)
 

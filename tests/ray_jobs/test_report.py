@@ -177,6 +177,14 @@ def test_a_judge_s_mean_score_stands_with_the_task_it_judges():
     assert ">3.50<" in page(run)
 
 
+def test_an_answer_that_was_cut_off_is_shown_and_counted_apart():
+    cut = insight("a", "summary", value_json='{"summary": "They plan to ["}', error="summary was cut off")
+    run = facts("a", transcripts=[stored("a")], insights=[replace(cut, status="truncated")])
+    document = json.loads(render_json(build_report(run)))["insights"]["summary"]
+    assert (document["num_ok"], document["num_truncated"], document["num_failed"]) == (0, 1, 0)
+    assert 'They plan to [ <span class="pill note" title="summary was cut off">cut off</span>' in page(run)
+
+
 def test_a_judge_without_a_score_has_no_mean():
     run = facts("a", transcripts=[stored("a")], insights=[insight("a", "quality", error="e")], judges={"quality": "s"})
     assert json.loads(render_json(build_report(run)))["insights"]["quality"]["mean_score"] is None
@@ -252,7 +260,7 @@ def test_report_json_has_the_documented_keys():
     assert [document[k] for k in ("num_calls", "num_ok", "num_failed", "num_skipped")] == [2, 1, 1, 0]
     assert document["accounted"] is True
     assert document["failures"] == {"truncated": 1}
-    spent = {"num_broken": 0, "prompt_tokens": 10, "completion_tokens": 5, "cost_usd": None}
+    spent = {"num_truncated": 0, "num_broken": 0, "prompt_tokens": 10, "completion_tokens": 5, "cost_usd": None}
     assert document["insights"] == {
         "summary": {"num_ok": 1, "num_failed": 0, **spent},
         "mood": {"num_ok": 0, "num_failed": 1, **spent},

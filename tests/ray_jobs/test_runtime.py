@@ -1,5 +1,6 @@
 """What a cluster must have for the stages to start."""
 
+import socket
 from typing import Any
 
 import pytest
@@ -36,3 +37,14 @@ def test_three_engines_of_more_than_half_a_gpu_are_refused_on_two() -> None:
     crowded = a_spec({"num_gpus": 0.6, "min_actors": 2, "max_actors": 2}, {"num_gpus": 0.6})
     with pytest.raises(FatalError, match="the stages need 3 GPU slots to start and the cluster has 2"):
         runtime._check_placeable(crowded, STAGES, {"CPU": 64.0, "GPU": 2.0})
+
+
+def test_an_address_where_no_ray_is_ends_the_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    with (
+        pytest.raises(FatalError, match=f"no Ray answers at RAY_ADDRESS 127.0.0.1:{port}: Connection refused"),
+        runtime.ray_cluster(a_spec({}, {}), STAGES),
+    ):
+        pass

@@ -218,3 +218,9 @@ def test_an_unknown_variable_in_a_prompt_file_is_refused_with_the_spec(tmp_path:
 
 def test_tokens_cost_what_the_price_says() -> None:
     assert PriceSpec(prompt_usd=1.0, completion_usd=5.0).cost_usd(20, 4) == pytest.approx((20 * 1.0 + 4 * 5.0) / 1e6)
+
+
+def test_the_reader_of_secrets_may_have_its_price() -> None:
+    reader = {"model": "reader", "endpoint": {"url": "http://127.0.0.1:1/v1"}}
+    document = {**INPUT, "redact": {"llm": reader}, "llm": {"prices": {"reader": PRICE}}}
+    assert RunSpec.model_validate(document).llm.prices["reader"].prompt_usd == PRICE["prompt_usd"]

@@ -121,12 +121,12 @@ def test_an_executor_killed_amid_a_wave_costs_only_its_tasks(
     spark: SparkSession, spec: RunSpec, partitions: Sequence[Partition], proxy: FaultProxy
 ) -> None:
     assert [call.call_id for partition in partitions for call in partition.calls] == CALLS
-    first = job.cache_wave(spark, partitions[:2], spec.etl)
+    first = job.cache_wave(spark, job.prepare_wave(spark, partitions[:2], spec.etl))
     assert call_ids(first) == CALLS[:2]
     job.release(spark, first)
     proxy.latency_s = 4.0
     with ThreadPoolExecutor(1) as pool:
-        preparing = pool.submit(job.cache_wave, spark, partitions[2:], spec.etl)
+        preparing = pool.submit(job.cache_wave, spark, job.prepare_wave(spark, partitions[2:], spec.etl))
         wait_for(lambda: sum(num_reads(proxy).values()) == 4)
         assert len(executors()) == 2, "each reads one"
         executors()[0].kill()
@@ -143,7 +143,7 @@ def test_the_executor_that_comes_in_its_place_takes_part(
     spark: SparkSession, spec: RunSpec, partitions: Sequence[Partition]
 ) -> None:
     wait_for(lambda: spark.sparkContext._jsc.sc().getExecutorMemoryStatus().size() == 3)  # two, and the driver
-    wave = job.cache_wave(spark, partitions, spec.etl)
+    wave = job.cache_wave(spark, job.prepare_wave(spark, partitions, spec.etl))
     assert call_ids(wave) == CALLS
     assert len(set(wave.executors)) == 2
     job.release(spark, wave)
@@ -152,7 +152,7 @@ def test_the_executor_that_comes_in_its_place_takes_part(
 def test_a_partition_whose_executor_died_before_it_was_fetched_is_computed_again(
     spark: SparkSession, spec: RunSpec, partitions: Sequence[Partition]
 ) -> None:
-    wave = job.cache_wave(spark, partitions[:2], spec.etl)
+    wave = job.cache_wave(spark, job.prepare_wave(spark, partitions[:2], spec.etl))
     executors()[0].kill()
     assert call_ids(wave) == CALLS[:2]
     job.release(spark, wave)

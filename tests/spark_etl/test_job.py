@@ -1,11 +1,21 @@
-"""What the Spark side says of a partition it has prepared."""
+"""What the Spark side says of a partition it has prepared, and how it is had from there."""
 
 from dataclasses import replace
 
 import pyarrow as pa
+import pytest
+from ray.exceptions import RayActorError, RayError
 
+from ray_jobs.errors import RetryableError
 from ray_jobs.records import CallAudio, Failure, Span, audio_to_table
-from spark_etl.job import etl_event
+from spark_etl import job
+from spark_etl.job import CachedWave, etl_event
+
+WAVE = CachedWave(rdd_id=1, executors=("1", "2"), schema_json="{}", driver_agent_url="")
+NOT_UP = RayError(
+    "An exception raised from JAVA:\n\tat io.ray.runtime.task\n"
+    'Caused by: java.lang.NullPointerException: "env" is null\n\tat org.apache.spark'
+)
 
 AUDIO = CallAudio(
     call_id="a",
@@ -27,3 +37,30 @@ def test_a_duplicate_counts_as_a_call_and_neither_as_audio_nor_as_a_failure() ->
         table = table.append_column(name, pa.array([value] * table.num_rows))
     event = etl_event(table)
     assert (event.num_calls, event.num_failed, event.audio_s, event.speech_s) == (3, 1, 10.0, 2.0)
+
+
+def test_a_partition_is_had_from_whichever_executor_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first has just been restarted: it answers before Spark is up in it. The second dies, and comes back."""
+    answers = {"first": [NOT_UP, NOT_UP], "second": [RayActorError(), audio_to_table([AUDIO])]}
+
+    def asked(executor: str, _wave: CachedWave, _index: int) -> pa.Table:
+        answer = answers[executor].pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(job, "_asked", asked)
+    monkeypatch.setattr(job, "FETCH_PAUSE_S", 0.0)
+    table, _ = job._fetch(WAVE, 0, ("first", "second"), None)
+    assert table["call_id"].to_pylist() == ["a"]
+
+
+def test_a_partition_no_executor_gives_is_an_error_with_javas_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(*_: object) -> pa.Table:
+        raise NOT_UP
+
+    monkeypatch.setattr(job, "_asked", asked)
+    monkeypatch.setattr(job, "FETCH_PATIENCE_S", 0.1)
+    monkeypatch.setattr(job, "FETCH_PAUSE_S", 0.01)
+    with pytest.raises(RetryableError, match="of a wave: Caused by: java"):
+        job._fetch(WAVE, 3, ("first",), None)

@@ -85,12 +85,48 @@ def apply_spans(lines: Sequence[Line], spans: Sequence[PiiSpan]) -> list[str]:
         ),
         ("And the address?", "18 orchard clothes Bristol.", "[ADDRESS_1]."),
         ("And your zip code?", "six two seven oh four", "[ADDRESS_1]"),
+        ("What's the end date?", "September twenty eight.", "[EXPIRY_1]."),
+        ("The dates on the card?", "oh six twenty-eight", "[EXPIRY_1]"),
+        ("The month and year, please?", "four slash twenty seven", "[EXPIRY_1]"),
+        ("When does it lapse?", "At the end of May, twenty-nine.", "At the end of [EXPIRY_1]."),
+        ("How long is it valid?", "Until March twenty seven.", "Until [EXPIRY_1]."),
+        ("And it expires?", "the fourth of twenty nine", "[EXPIRY_1]"),
+        ("Your date of birth?", "the fourth of May nineteen eighty four", "[DOB_1]"),
+        ("Your date of birth?", "1984, May 4th", "[DOB_1]"),
+        ("Your date of birth?", "two thousand and two, May fourth", "[DOB_1]"),
+        ("What year were you born?", "sixty one", "[DOB_1]"),
+        ("And the day and month?", "February thirteenth", "[DOB_1]"),
+        ("When were you born?", "in eighty four", "in [DOB_1]"),
+        ("Your address?", "Rose Cottage, Church Lane, Derby, DE1 2PL.", "[ADDRESS_1]."),
+        ("Your address?", "Number 7, The Limes, Derby.", "[ADDRESS_1]."),
+        ("Your address?", "flat two, eleven Market Street, D E one two P L", "[ADDRESS_1]"),
+        ("Which street?", "Quarry Lane, number forty four.", "[ADDRESS_1]."),
+        ("Your house number?", "It's twelve B.", "It's [ADDRESS_1]."),
+        ("And the postcode?", "delta echo one, two papa lima", "[ADDRESS_1]"),
+        ("And the postcode?", "D for Derby, E for echo, one, two, P for papa, L for lima", "[ADDRESS_1]"),
+        ("Where shall we send it?", "To post office box three three two oh, Akron, Ohio.", "To [ADDRESS_1]."),
+        ("And the address?", "16 St. John's Street, Exeter, EX4 6RW.", "[ADDRESS_1]."),
     ],
 )
 def test_an_answer_is_what_the_question_asked_for(
     redactor: Redactor, question: str, answer: str, expected: str
 ) -> None:
     assert masked(redactor, (AGENT, question), (CUSTOMER, answer)) == [question, expected]
+
+
+def test_a_title_with_its_full_stop_is_no_name(redactor: Redactor) -> None:
+    assert masked(redactor, (AGENT, "Am I speaking with Dr. Okafor?")) == ["Am I speaking with Dr. [PERSON_1]?"]
+    assert masked(redactor, (AGENT, "Put me through to Prof. Castillo.")) == ["Put me through to Prof. [PERSON_1]."]
+
+
+def test_month_and_year_after_a_card_number_are_its_expiry(redactor: Redactor) -> None:
+    assert masked(
+        redactor, (CUSTOMER, "It's 4111 1111 1111 1111."), (AGENT, "And what else is on it?"), (CUSTOMER, "12/27.")
+    ) == ["It's [CREDIT_CARD_1].", "And what else is on it?", "[EXPIRY_1]."]
+
+
+def test_a_full_date_of_the_last_century_is_a_birthday(redactor: Redactor) -> None:
+    assert masked(redactor, (CUSTOMER, "The twenty first of August, nineteen seventy two.")) == ["[DOB_1]."]
 
 
 @pytest.mark.parametrize(
@@ -105,6 +141,9 @@ def test_an_answer_is_what_the_question_asked_for(
         "We opened in 1994 and have 36 shops.",
         "Please hold for two minutes, the session has expired.",
         "It takes three to five days.",
+        "We delivered it on May the fourth, 2025, and your plan runs to June twenty twenty eight.",
+        "I waited twenty minutes on Lincoln Avenue.",
+        "That is page three of twenty.",
     ],
 )
 def test_amounts_times_towns_and_order_numbers_stay(redactor: Redactor, text: str) -> None:

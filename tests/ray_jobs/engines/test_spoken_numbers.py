@@ -75,6 +75,9 @@ def test_interjections_ordinals_and_names_of_things_are_no_numbers(text: str) ->
         ("March 9, 1984", "mar-09-84"),
         ("twenty second of June two thousand and one", "jun-22-01"),
         ("September 2028", "sep--28"),
+        ("1984, March 9th", "mar-09-84"),
+        ("eighty four, in March 1984", "mar--84"),
+        ("the ninth of twenty eight", "sep--28"),
         ("the twelfth of March", "mar-12-"),
     ],
 )

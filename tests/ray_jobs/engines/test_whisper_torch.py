@@ -3,6 +3,7 @@
 import json
 import shutil
 import wave
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,10 @@ def a_window(pcm: npt.NDArray[np.int16], language: str | None = "en") -> Window:
 
 def a_spec(**settings: object) -> AsrSpec:
     return AsrSpec(engine="whisper_torch", **settings)  # type: ignore[arg-type]
+
+
+def said(heard: WindowText) -> list[tuple[str, float, float]]:
+    return [(word.text, word.start_s, word.end_s) for segment in heard.segments for word in segment.words]
 
 
 class TestDecoder:
@@ -220,6 +225,46 @@ class TestEngine:
         edges = [edge for segment in heard.segments for edge in (segment.start_s, segment.end_s)]
         assert edges == sorted(edges)
         assert edges[-1] == pytest.approx(turns[1]["end_s"], abs=0.5)
+
+    def test_an_unlikely_text_is_tried_again_at_the_next_temperature(
+        self, engine: WhisperTorch, agent: npt.NDArray[np.int16], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        temperatures: list[float] = []
+
+        def unsure(scorer: Scorer, audio: torch.Tensor, languages: list[str], *sampling: float) -> list[Decoded]:
+            temperatures.append(sampling[0] if sampling else 0.0)
+            texts = decode(scorer, audio, languages, *sampling)  # type: ignore[arg-type]
+            return texts if temperatures[-1] > 0.3 else [replace(text, avg_logprob=-1.5) for text in texts]
+
+        monkeypatch.setattr("ray_jobs.engines.whisper_torch.decode", unsure)
+        before = engine.stats()["num_retries"]
+        (heard,) = engine.transcribe([a_window(agent[: 4 * RATE_HZ])])
+        assert temperatures == [0.0, 0.2, 0.4]
+        assert engine.stats()["num_retries"] - before == 2
+        assert heard.segments[0].avg_logprob > -1
+
+    def test_steps_replayed_read_the_same(self, agent: npt.NDArray[np.int16]) -> None:
+        windows = [a_window(agent[: seconds * RATE_HZ]) for seconds in (4, 9, 9, 14)]
+        engine = WhisperTorch(a_spec(compute_type="float32", batch_size=3), num_threads=2)
+        expected = [said(text) for text in engine.transcribe(windows)]
+        engine._record_steps(record=lambda step: step)
+        assert [said(text) for text in engine.transcribe(windows)] == expected
+
+    def test_caches_beyond_the_memory_make_batches_smaller(
+        self, engine: WhisperTorch, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sizes: list[int] = []
+
+        def build(_decoder: Decoder, max_windows: int, *_: object) -> Decoder:
+            sizes.append(max_windows)
+            if max_windows > 3:
+                raise torch.OutOfMemoryError("a card of three windows")
+            return engine._decoder
+
+        monkeypatch.setattr("ray_jobs.engines.whisper_torch.GraphDecoder", build)
+        monkeypatch.setattr(engine, "_batch_size", 10)
+        engine._record_steps()
+        assert (engine._batch_size, sizes) == (3, [10, 5, 3, 3])
 
     def test_a_batch_beyond_the_memory_is_halved_and_so_are_those_that_follow(
         self, engine: WhisperTorch, monkeypatch: pytest.MonkeyPatch

@@ -94,3 +94,16 @@ def trained_folder(folder: Path) -> Path:
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
     (folder / "ctc.json").write_text(json.dumps(CTC_JSON))
     return folder
+
+
+def random_folder(folder: Path) -> Path:
+    """One that reads something, whatever it hears."""
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    model: Any = _build(CtcConfig.model_validate(CTC_JSON))
+    with torch.no_grad():
+        model.aux.bias[: LABELS.index("a")] = -100.0  # neither blanks nor word breaks
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
+    (folder / "ctc.json").write_text(json.dumps(CTC_JSON))
+    return folder

@@ -125,6 +125,7 @@ def test_a_registry_entry_without_its_version_is_refused(reference: str, tmp_pat
 
 
 def test_an_entry_of_a_real_registry_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run by hand against mlflow-skinny 3.17.2, which would hold back other packages of the lock."""
     genai = pytest.importorskip("mlflow.genai", reason="the extra mlflow is not in the lock")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):

@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ray_jobs import prompts
-from ray_jobs.engines.llm import Prompt
+from ray_jobs.engines.llm import Completion, Prompt
 from ray_jobs.errors import FatalError, RetryableError, SpecError
 from ray_jobs.records import Transcript, Utterance
 from ray_jobs.spec import JudgeSpec, LlmSpec, TaskSpec
@@ -174,6 +174,43 @@ def test_an_answer_that_stays_broken_fails_its_task_in_one_line(text: str, reaso
     assert len(engine.batches) == 2
 
 
+CUT = json.dumps({"summary": "They plan to [".rjust(400, "x")})
+"""What guided decoding leaves of a summary that is too long: it obeys its schema and ends in mid-sentence."""
+
+
+def test_a_text_cut_off_at_its_longest_is_asked_for_once_more_and_shorter() -> None:
+    engine = FakeLlm(answers_in_turn(CUT, '{"summary": "A call."}'))
+    (insight,) = analyse([transcript("a", "Hello.")], engine, SUMMARY_ONLY)
+    assert (insight.status, insight.value_json, insight.num_broken) == ("ok", '{"summary": "A call."}', 0)
+    assert "not accepted: summary was cut off at 400 characters. Answer again, briefly" in user_text(engine.prompts[1])
+
+
+@pytest.mark.parametrize("second", [CUT, "no JSON"])
+def test_a_text_that_is_cut_off_again_is_kept_and_said_to_be_truncated(second: str) -> None:
+    (insight,) = analyse([transcript("a", "Hello.")], FakeLlm(answers_in_turn(CUT, second)), SUMMARY_ONLY)
+    assert (insight.status, insight.error) == ("truncated", "summary was cut off at 400 characters")
+    assert insight.value_json == CUT
+    assert insight.answered
+
+
+def test_a_text_that_ends_a_sentence_at_its_longest_is_whole() -> None:
+    whole = json.dumps({"summary": "They plan to.".rjust(400, "x")})
+    engine = FakeLlm(lambda prompt: whole)
+    (insight,) = analyse([transcript("a", "Hello.")], engine, SUMMARY_ONLY)
+    assert (insight.status, len(engine.batches)) == ("ok", 1)
+
+
+def test_an_answer_cut_by_its_budget_is_no_answer() -> None:
+    class Cutting(FakeLlm):
+        def _complete(self, prompt: Prompt) -> Completion:
+            return replace(super()._complete(prompt), finish_reason="length")
+
+    engine = Cutting(lambda prompt: '{"summary": "They plan to')
+    (insight,) = analyse([transcript("a", "Hello.")], engine, SUMMARY_ONLY)
+    assert (insight.status, insight.error, insight.num_broken) == ("failed", "it was cut off", 2)
+    assert [prompt.max_tokens for prompt in engine.prompts] == [100, 200], "the second has twice the room"
+
+
 @pytest.mark.parametrize("text", ["NaN", "-Infinity", "1e999"])
 def test_a_number_that_json_cannot_hold_is_not_stored(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -302,6 +339,15 @@ def test_a_call_whose_notes_do_not_shrink_fails_and_says_what_to_raise() -> None
     assert "raise context_tokens" in insight.error
 
 
+def test_what_was_answered_from_notes_that_were_cut_off_is_truncated() -> None:
+    def answer(prompt: Prompt) -> str:
+        return json.dumps({"notes": "x" * 1000}) if "notes" in prompt.schema["properties"] else good_answer(prompt)
+
+    engine = FakeLlm(answer, context_tokens=2000)
+    (insight,) = analyse([transcript("a", "A long sentence. " * 500)], engine, SUMMARY_ONLY)
+    assert (insight.status, insight.error) == ("truncated", "notes of part 1: notes was cut off at 1000 characters")
+
+
 def test_a_call_whose_notes_fail_fails_its_tasks_alone() -> None:
     def answer(prompt: Prompt) -> str:
         return "no" if "notes" in prompt.schema["properties"] else good_answer(prompt)
@@ -340,6 +386,25 @@ def test_one_call_the_engine_cannot_take_fails_alone() -> None:
     assert [i.status for i in insights] == ["ok", "ok", "failed", "failed", "ok", "ok"]
     assert insights[2].error == "unencodable text"
     assert [len(batch) for batch in engine.batches] == [6, 2, 2, 2]
+
+
+def test_a_refused_prompt_fails_alone_and_nothing_is_asked_twice() -> None:
+    class Choosy(FakeLlm):
+        def generate(self, prompts: Sequence[Prompt]) -> list[Completion | ValueError]:
+            completions = super().generate(prompts)
+            return [
+                ValueError("filtered") if "rude" in user_text(prompt) else completion
+                for prompt, completion in zip(prompts, completions, strict=True)
+            ]
+
+    engine = Choosy(good_answer)
+    insights = analyse([transcript("a", "Hello."), transcript("b", "rude"), transcript("c", "Hello.")], engine, LLM)
+    assert [(i.status, i.error) for i in insights] == [
+        *[("ok", "")] * 2,
+        *[("failed", "filtered")] * 2,
+        *[("ok", "")] * 2,
+    ]
+    assert len(engine.batches) == 1
 
 
 def test_an_engine_that_answers_for_no_call_stops_the_partition() -> None:

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_jobs import prompts
+from ray_jobs.stages import asking
 from ray_jobs.stages.asking import repeats, split_text
 
 INSTRUCTIONS = prompts.load("summary/v1").system
@@ -15,6 +16,13 @@ def test_split_text_loses_nothing_and_keeps_to_its_limit(text: str, max_tokens: 
     parts = split_text(text, max_tokens, len)
     assert "".join(parts) == text
     assert all(len(part) <= max_tokens for part in parts)
+
+
+def test_a_cut_text_is_found_wherever_it_stands_in_the_document() -> None:
+    schema = prompts.load("action_items/v1").schema
+    items = [{"owner": "agent", "action": "Send it."}, {"owner": "agent", "action": "y" * 160}]
+    assert asking._cut({"items": items}, schema) == "items.1.action was cut off at 160 characters"
+    assert asking._cut({"items": items[:1]}, schema) == ""
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from ray_jobs.engines.llm import Prompt
 from ray_jobs.engines.pii import Suggestion
-from ray_jobs.errors import SpecError
+from ray_jobs.errors import FatalError, SpecError
 from ray_jobs.stages.suggest import suggest
 from tests.ray_jobs.engines.fake_llm import FakeLlm
 from tests.ray_jobs.stages.test_redact import transcript, utterance
@@ -47,6 +47,17 @@ def test_a_call_whose_answer_breaks_its_schema_twice_has_none() -> None:
     engine = FakeLlm(answer)
     assert suggest(calls, engine, ENTITIES) == {"a": None, "b": []}
     assert [len(batch) for batch in engine.batches] == [2, 1], "the broken one is asked for once more"
+
+
+def test_a_refusal_of_every_prompt_ends_the_run_without_a_word_of_the_calls() -> None:
+    def refuse(prompt: Prompt) -> str:
+        raise ValueError(f"cannot read {prompt.messages[-1].content}")
+
+    calls = [transcript(utterance("it's me, Zorro"), call_id=call_id) for call_id in "ab"]
+    with pytest.raises(FatalError, match=r"redact\.llm: fake refused every prompt") as raised:
+        suggest(calls, FakeLlm(refuse), ENTITIES)
+    assert "Zorro" not in str(raised.value)
+    assert suggest(calls[:1], FakeLlm(refuse), ENTITIES) == {"a": None}, "the fault of one call may be its own"
 
 
 def test_a_silent_call_is_not_asked_about() -> None:
