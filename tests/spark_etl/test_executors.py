@@ -113,7 +113,7 @@ def test_executors_are_as_many_and_as_large_as_the_spec_says(spark: SparkSession
     assert configured.get("spark.executor.instances") == "2"
     assert configured.get("spark.executor.cores") == "1"
     assert configured.get("spark.executor.memory") == "1500m"
-    assert len(executors_in(spark)) == 2
+    wait_for(lambda: len(executors_in(spark)) == 2)
     assert {executor["totalCores"] for executor in executors_in(spark)} == {1}
 
 
