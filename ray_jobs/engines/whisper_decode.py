@@ -57,6 +57,8 @@ def decode(
         if len(active) < len(rows):
             rows = rows[state.keep(active)]
         logits, attention = scorer.advance(trace.texts(rows), state)
+    else:
+        trace.cut_short(rows, attention)
     return trace.read(no_speech)
 
 
@@ -81,7 +83,7 @@ class _Trace:
         num_windows, self._end = len(attention), end
         self._tokens = torch.full((MAX_TOKENS, num_windows), end, device=attention.device)
         self._logprobs = torch.zeros(MAX_TOKENS, num_windows, device=attention.device)
-        self._attention = attention.new_empty(MAX_TOKENS, *attention.shape)
+        self._attention = attention.new_empty(MAX_TOKENS + 1, *attention.shape)
         self._num_steps = 0
 
     def add(self, windows: Tensor, tokens: Tensor, logprobs: Tensor, attention: Tensor) -> None:
@@ -90,6 +92,10 @@ class _Trace:
         self._logprobs[step, windows] = logprobs
         self._attention[step, windows] = attention
         self._num_steps += 1
+
+    def cut_short(self, windows: Tensor, attention: Tensor) -> None:
+        """Where texts that did not end would have gone on: their last words end there."""
+        self._attention[self._num_steps, windows] = attention
 
     def texts(self, windows: Tensor) -> Tensor:
         """The tokens chosen so far: (len(windows), num_steps)."""

@@ -48,10 +48,6 @@ def a_spec(**settings: object) -> AsrSpec:
     return AsrSpec(engine="whisper_torch", **settings)  # type: ignore[arg-type]
 
 
-def said(heard: WindowText) -> list[tuple[str, float, float]]:
-    return [(word.text, word.start_s, word.end_s) for segment in heard.segments for word in segment.words]
-
-
 class TestDecoder:
     """In float32, where rounding decides nothing."""
 
@@ -242,13 +238,6 @@ class TestEngine:
         assert temperatures == [0.0, 0.2, 0.4]
         assert engine.stats()["num_retries"] - before == 2
         assert heard.segments[0].avg_logprob > -1
-
-    def test_steps_replayed_read_the_same(self, agent: npt.NDArray[np.int16]) -> None:
-        windows = [a_window(agent[: seconds * RATE_HZ]) for seconds in (4, 9, 9, 14)]
-        engine = WhisperTorch(a_spec(compute_type="float32", batch_size=3), num_threads=2)
-        expected = [said(text) for text in engine.transcribe(windows)]
-        engine._record_steps(record=lambda step: step)
-        assert [said(text) for text in engine.transcribe(windows)] == expected
 
     def test_caches_beyond_the_memory_make_batches_smaller(
         self, engine: WhisperTorch, monkeypatch: pytest.MonkeyPatch
