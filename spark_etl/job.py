@@ -3,8 +3,10 @@
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ray_jobs import storage
-from ray_jobs.errors import CallError, RetryableError
+from ray_jobs.errors import CallError, FatalError, RetryableError
 from ray_jobs.intermediate import Intermediate
 from ray_jobs.ledger import Partition
 from ray_jobs.records import AUDIO_SCHEMA, Part, StageEvent, audio_to_table
@@ -30,6 +32,11 @@ FETCH_PATIENCE_S = 180.0
 """For which a partition is asked for while executors die and come back, which takes half a minute."""
 
 FETCH_PAUSE_S = 1.0
+
+WAVE_ATTEMPTS = 5
+WAVE_PAUSE_S = 5.0
+EXECUTOR_PATIENCE_S = 120.0
+_NO_SUCH_EXECUTOR = "java.util.NoSuchElementException"
 
 WAVE_SCHEMA = pa.schema(
     [
@@ -133,17 +140,83 @@ def cache_wave(spark: "SparkSession", wave: "DataFrame") -> CachedWave:
     This and `to_ray` do what raydp.spark.from_spark_recoverable does, without the Ray Dataset it makes in between:
     that one loads every partition into a further worker for its statistics, and waits for a free CPU slot to do so.
     """
-    from pyspark import StorageLevel
-
-    context = spark.sparkContext
-    level = context._getJavaStorageLevel(StorageLevel.MEMORY_AND_DISK)
-    info = _raydp(spark).prepareRecoverableRDD(wave._jdf, level)
+    info = _computed(spark, wave)
     return CachedWave(
         rdd_id=info.rddId(),
         executors=tuple(info.locations()),
         schema_json=info.schemaJson(),
         driver_agent_url=info.driverAgentUrl(),
     )
+
+
+def _computed(spark: "SparkSession", wave: "DataFrame") -> Any:
+    """RayDP's description of the computed wave.
+
+    RayDP looks up the executors that hold it when it is computed, and fails where one was lost at that moment; what is
+    cached by then is dropped, and it is asked again. Raises FatalError where no executor is left.
+    """
+    from py4j.protocol import Py4JJavaError
+    from pyspark import StorageLevel
+
+    level = spark.sparkContext._getJavaStorageLevel(StorageLevel.MEMORY_AND_DISK)
+    before = _persistent(spark)
+    attempt = 0
+    while True:
+        attempt += 1
+        try:
+            with _never_without_executors(spark):
+                return _raydp(spark).prepareRecoverableRDD(wave._jdf, level)
+        except Py4JJavaError as error:
+            if attempt == WAVE_ATTEMPTS or not explain(error).startswith(_NO_SUCH_EXECUTOR):
+                raise
+        for rdd_id in _persistent(spark) - before:
+            _raydp(spark).releaseRecoverableRDD(rdd_id)
+        time.sleep(WAVE_PAUSE_S)
+
+
+@contextmanager
+def _never_without_executors(spark: "SparkSession") -> Iterator[None]:
+    """Cancels the jobs of a Spark that has had no executor for a while: it would wait for one for ever.
+
+    RayDP's master forgets its handle of an executor that died, and Ray ends the successor when that handle is collected
+    as garbage. Raises FatalError.
+    """
+    ended = threading.Event()
+    given_up = threading.Event()
+
+    def watch() -> None:
+        seen_s = time.monotonic()
+        while not ended.wait(WAVE_PAUSE_S):
+            if num_executors(spark) > 0:
+                seen_s = time.monotonic()
+            elif time.monotonic() - seen_s > EXECUTOR_PATIENCE_S:
+                given_up.set()
+                spark.sparkContext.cancelAllJobs()
+
+    thread = threading.Thread(target=watch, name="executors", daemon=True)
+    thread.start()
+    try:
+        yield
+    except Exception as error:
+        if given_up.is_set():
+            raise FatalError(
+                f"no executor of Spark is left, and none came for {EXECUTOR_PATIENCE_S:.0f} s: run again, what is done "
+                "stays done; with etl.spark.num_executors above 1 the others take over"
+            ) from error
+        raise
+    finally:
+        ended.set()
+        thread.join()
+
+
+def num_executors(spark: "SparkSession") -> int:
+    """Executors that are there now."""
+    return int(spark.sparkContext._jsc.sc().getExecutorMemoryStatus().size()) - 1  # the driver is among them
+
+
+def _persistent(spark: "SparkSession") -> set[int]:
+    """The ids of what Spark is to keep."""
+    return set(spark.sparkContext._jsc.getPersistentRDDs())
 
 
 def to_ray(wave: CachedWave) -> list[Any]:
@@ -218,6 +291,8 @@ def num_cached(spark: "SparkSession") -> int:
 def explain(error: Exception) -> str:
     """One line: of an error in Spark's JVM its own first line, of one that Ray brought from there its cause."""
     java = getattr(error, "java_exception", None)
+    if isinstance(error, FatalError):
+        return str(error)
     text = str(java) if java is not None else f"{type(error).__name__}: {error}"
     lines = text.strip().splitlines() or ["no message"]
     causes = [line.strip() for line in lines if line.startswith("Caused by: ") and java is None]

@@ -44,10 +44,10 @@ def test_killed_in_the_middle_of_asr(spec: Path, output: Path) -> None:
 def test_the_next_run_finishes_the_rest_though_an_executor_and_an_actor_are_killed(spec: Path, output: Path) -> None:
     before = markers(output)
     times = [path.stat().st_mtime_ns for path in before]
-    job = start_job("--spec", spec)
+    job = start_job("--spec", spec, "--set", "etl.spark.num_executors=2")
     [worker, *_] = wait_for(lambda: below(job, "pyspark.daemon"), job)  # by then the actors are up
     executor = next(process for process in worker.parents() if process.name() == "java")
-    executor.kill()  # Spark has its partition to do again
+    executor.kill()  # the other has its partition to do
     wait_for(lambda: below(job, "MapBatches(Transcribe)"), job)[0].kill()
     text, _ = job.communicate(timeout=300)
     assert job.returncode == 0, text
