@@ -11,7 +11,7 @@ import threading
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Any, Self, TextIO
 
 from ray_jobs.errors import FatalError
 from ray_jobs.spec import STAGES, ActorSpec, RunSpec
@@ -43,6 +43,9 @@ SPARK_MASTER_CPUS = 0.5
 """CPU slots of each of RayDP's two master actors, the Python one and the JVM's."""
 
 CONNECT_TIMEOUT_S = 15.0
+
+START_ATTEMPTS = 4
+_START_TIMED_OUT = "timed out during startup"
 
 OBJECT_STORE_BYTES_PER_PARTITION = 3
 """Copies of a partition that a local object store leaves room for."""
@@ -111,14 +114,7 @@ def ray_cluster(spec: RunSpec, stages: Collection[str]) -> Iterator[str]:
     import ray
 
     if _is_local():
-        # slots are bookkeeping, not cores: on a small machine the stages share what there is
-        context = ray.init(
-            num_cpus=max(os.cpu_count() or 1, math.ceil(cpu_slots(spec, stages))),
-            object_store_memory=_object_store_bytes(spec),
-            include_dashboard=True,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+        context = _start_local(spec, stages)
     else:
         _check_reachable(os.environ["RAY_ADDRESS"])
         context = ray.init(address="auto", logging_level=logging.ERROR, log_to_driver=False)
@@ -127,6 +123,29 @@ def ray_cluster(spec: RunSpec, stages: Collection[str]) -> Iterator[str]:
         yield f"http://{context.dashboard_url}"
     finally:
         ray.shutdown()
+
+
+def _start_local(spec: RunSpec, stages: Collection[str], attempts: int = START_ATTEMPTS) -> Any:
+    """A Ray of this process's own. A busy machine is given more time than the 30 s after which Ray gives itself up.
+
+    Raises FatalError.
+    """
+    import ray
+
+    try:
+        return ray.init(
+            # slots are bookkeeping, not cores: on a small machine the stages share what there is
+            num_cpus=max(os.cpu_count() or 1, math.ceil(cpu_slots(spec, stages))),
+            object_store_memory=_object_store_bytes(spec),
+            include_dashboard=True,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+    except Exception as error:  # Ray has no class for it
+        ray.shutdown()
+        if attempts > 1 and _START_TIMED_OUT in str(error):
+            return _start_local(spec, stages, attempts - 1)
+        raise FatalError(f"Ray did not start: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
 
 
 def _object_store_bytes(spec: RunSpec) -> int:

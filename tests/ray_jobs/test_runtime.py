@@ -48,3 +48,25 @@ def test_an_address_where_no_ray_is_ends_the_run_at_once(monkeypatch: pytest.Mon
         runtime.ray_cluster(a_spec({}, {}), STAGES),
     ):
         pass
+
+
+def a_ray_that_starts(monkeypatch: pytest.MonkeyPatch, errors: list[str]) -> None:
+    """`ray.init` fails with these, then starts."""
+
+    def init(**_: Any) -> str:
+        if errors:
+            raise Exception(errors.pop(0))
+        return "started"
+
+    monkeypatch.setattr("ray.init", init)
+
+
+def test_a_start_that_took_ray_too_long_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    a_ray_that_starts(monkeypatch, ["The current node timed out during startup. This could happen"] * 3)
+    assert runtime._start_local(a_spec({}, {}), STAGES) == "started"
+
+
+def test_a_ray_that_does_not_start_ends_the_run_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    a_ray_that_starts(monkeypatch, ["Failed to bind\nto a port"])
+    with pytest.raises(FatalError, match=r"^Ray did not start: Failed to bind$"):
+        runtime._start_local(a_spec({}, {}), STAGES)
