@@ -35,6 +35,9 @@ from spark_etl import job
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+EXECUTOR_MEMORY = "3g"
+"""For all ways alike: from_spark runs out of the default of 1 GiB."""
+
 SAMPLE_S = 0.1
 JOIN_S = 60.0
 
@@ -249,7 +252,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     partition_bytes = options.partition_mib * 2**20
-    spec = parse_spec({"input": {"uri": "."}, "llm": {"engine": "none"}})
+    spark_spec = {"executor_memory": EXECUTOR_MEMORY}
+    spec = parse_spec({"input": {"uri": "."}, "llm": {"engine": "none"}, "etl": {"spark": spark_spec}})
     prepare_environment(("etl",))
     with ray_cluster(spec, spec.stages):
         spark = job.start_spark(spec.etl.spark, SPARK_MASTER_CPUS)
