@@ -15,9 +15,7 @@ object_store_mib  Ray's object store at its fullest, and what was spilled from i
 
 import argparse
 import json
-import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks import harness
 from benchmarks.handoff_workers import MADE_SCHEMA, ROWS, TakeBlock, TakeTicket, make
 from ray_jobs.ledger import Partition
-from ray_jobs.runtime import SPARK_MASTER_CPUS, prepare_environment, ray_cluster
+from ray_jobs.runtime import SPARK_MASTER_CPUS, every, prepare_environment, ray_cluster
 from ray_jobs.sources import SparkSource
 from ray_jobs.spec import RunSpec, parse_spec
 from spark_etl import job
@@ -113,15 +111,12 @@ class Bridge:
     def parquet(self, partition_ids: Sequence[str]) -> list[dict[str, float]]:
         import ray
 
-        folder = tempfile.mkdtemp()
-        try:
+        with tempfile.TemporaryDirectory() as folder:
             frame = made(self._spark, partition_ids, self._partition_bytes)
             frame.write.mode("overwrite").option("compression", "none").parquet(folder)
             # Its newer reader starts actors that die under RayDP, which has workers import code by name
             ray.data.DataContext.get_current().use_datasource_v2 = False
             return _consumed(ray.data.read_parquet(folder), TakeBlock)
-        finally:
-            shutil.rmtree(folder)
 
 
 WAYS = ("ours", "from_spark", "parquet")
@@ -141,23 +136,14 @@ def _consumed(stream: Any, consumer: type, *arguments: Any) -> list[dict[str, fl
 
 
 class StorePeak:
-    """The object store at its fullest, spilled bytes included, while it is entered: MiB above what there was before."""
+    """The object store at its fullest over samples, spilled bytes included: MiB above what there was before."""
 
-    def __enter__(self) -> "StorePeak":
+    def __init__(self) -> None:
         self.peak_mib = 0.0
         self._before = _store_bytes()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
 
-    def __exit__(self, *_exception: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(SAMPLE_S):
-            self.peak_mib = max(self.peak_mib, (_store_bytes() - self._before) / 2**20)
+    def sample(self) -> None:
+        self.peak_mib = max(self.peak_mib, (_store_bytes() - self._before) / 2**20)
 
 
 def _store_bytes() -> int:
@@ -174,7 +160,8 @@ def pass_over(
 ) -> Passage:
     """Raises ray's errors, and AssertionError where not every row arrived once."""
     partition_ids = [f"partition-{number:04}" for number in range(num_partitions)]
-    with StorePeak() as store:
+    store = StorePeak()
+    with every(SAMPLE_S, store.sample, "object-store"):
         began = time.perf_counter()
         rows = way(partition_ids)
         wall_s = time.perf_counter() - began
@@ -225,7 +212,7 @@ def summarise(
         way: [
             [
                 size * mib,
-                harness.spread([p.object_store_mib for name, n, p in passages if (name, n) == (way, size)])["max"],
+                max(p.object_store_mib for name, n, p in passages if (name, n) == (way, size)),
             ]
             for size in sorted(sizes)
         ]

@@ -17,7 +17,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from ray_jobs.runtime import every
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -94,7 +95,8 @@ def measure(contestant: Contestant, number: int) -> Reading:
     become_subreaper()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.perf_counter()
-    with tempfile.TemporaryFile("w+", errors="replace") as output, _Watch() as watch:
+    family = _Family()
+    with tempfile.TemporaryFile("w+", errors="replace") as output, every(SAMPLE_S, family.sample, "family"):
         process = subprocess.Popen(
             contestant.command(number),
             cwd=ROOT,
@@ -114,8 +116,8 @@ def measure(contestant: Contestant, number: int) -> Reading:
     waited_for_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Reading(
         wall_s=wall_s,
-        cpu_s=max(waited_for_s, watch.cpu_s),
-        peak_bytes=watch.peak_bytes,
+        cpu_s=max(waited_for_s, family.cpu_s),
+        peak_bytes=family.peak_bytes,
         facts=contestant.read(number),
     )
 
@@ -143,8 +145,8 @@ def reap_descendants(grace_s: float = 20.0) -> None:
             time.sleep(0.05)
 
 
-class _Watch:
-    """Samples all that this process has started; a context manager.
+class _Family:
+    """All that this process has started, over samples.
 
     peak_bytes  their memory at its height, shared pages counted once
     cpu_s       processor time of all that were seen, each up to its last sample. The kernel's own sum lacks the workers
@@ -154,30 +156,19 @@ class _Watch:
     def __init__(self) -> None:
         self.peak_bytes = 0
         self._cpu_s: dict[tuple[int, float], float] = {}
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
 
     @property
     def cpu_s(self) -> float:
         return sum(self._cpu_s.values())
 
-    def __enter__(self) -> "_Watch":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(SAMPLE_S):
-            num_bytes = 0
-            for process in psutil.Process().children(recursive=True):
-                with contextlib.suppress(psutil.Error):  # gone meanwhile
-                    times = process.cpu_times()
-                    self._cpu_s[process.pid, process.create_time()] = times.user + times.system
-                    num_bytes += process.memory_full_info().pss
-            self.peak_bytes = max(self.peak_bytes, num_bytes)
+    def sample(self) -> None:
+        num_bytes = 0
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # gone meanwhile
+                times = process.cpu_times()
+                self._cpu_s[process.pid, process.create_time()] = times.user + times.system
+                num_bytes += process.memory_full_info().pss
+        self.peak_bytes = max(self.peak_bytes, num_bytes)
 
 
 # ---------------------------------------------------------------------------------------------------------- figures

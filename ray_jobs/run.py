@@ -9,7 +9,6 @@ import os
 import secrets
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -32,7 +31,16 @@ from ray_jobs.progress import Progress, print_summary
 from ray_jobs.records import StageEvent, StartUp
 from ray_jobs.recount import recount
 from ray_jobs.report import Report, RunFacts, build_report, render_html, render_json
-from ray_jobs.runtime import MemoryWatch, cpu_slots, engine_noise_to, gpu_slots, prepare_environment, ray_cluster
+from ray_jobs.runtime import (
+    MEMORY_SAMPLE_S,
+    MemoryPeak,
+    cpu_slots,
+    engine_noise_to,
+    every,
+    gpu_slots,
+    prepare_environment,
+    ray_cluster,
+)
 from ray_jobs.settle import settle
 from ray_jobs.spec import RunSpec
 from ray_jobs.stages.analyse import check_tasks
@@ -163,11 +171,11 @@ def execute(spec: RunSpec, plan: Plan, stages: Sequence[str], run_id: str, flow:
     """
     prepare_environment(stages)
     log = Path(tempfile.gettempdir()) / f"callmill-{run_id}.log"
-    measured = Measured()
+    measured, memory = Measured(), MemoryPeak()
     try:
         with ExitStack() as stack:
             terminal = stack.enter_context(engine_noise_to(log))
-            memory = stack.enter_context(MemoryWatch())
+            stack.enter_context(every(MEMORY_SAMPLE_S, memory.sample, "memory-watch"))
             progress = stack.enter_context(_progress(plan, stages, Console(file=terminal)))
             began_unix_s = time.time()
             with progress.phase("ray"):
@@ -200,7 +208,6 @@ def _progress(plan: Plan, stages: Sequence[str], console: Console) -> Progress:
 @contextmanager
 def _followed(flow: Flow, progress: Progress, measured: Measured) -> Iterator[None]:
     """Collect and draw a flow's events and warnings as they come in."""
-    ended = threading.Event()
     told: set[str] = set()
 
     def take() -> None:
@@ -216,17 +223,8 @@ def _followed(flow: Flow, progress: Progress, measured: Measured) -> Iterator[No
         for warning in warnings:
             progress.warn(warning)
 
-    def follow() -> None:
-        while not ended.wait(POLL_S):
-            take()
-
-    thread = threading.Thread(target=follow, name="progress", daemon=True)
-    thread.start()
-    try:
+    with every(POLL_S, take, "progress"):
         yield
-    finally:
-        ended.set()
-        thread.join()
     take()
 
 

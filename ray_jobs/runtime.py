@@ -8,10 +8,9 @@ import shutil
 import socket
 import sys
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, TextIO
 
 from ray_jobs.errors import FatalError
 from ray_jobs.spec import STAGES, ActorSpec, RunSpec
@@ -43,6 +42,8 @@ SPARK_MASTER_CPUS = 0.5
 """CPU slots of each of RayDP's two master actors, the Python one and the JVM's."""
 
 CONNECT_TIMEOUT_S = 15.0
+
+MEMORY_SAMPLE_S = 5.0
 
 START_ATTEMPTS = 4
 _START_TIMED_OUT = "timed out during startup"
@@ -201,28 +202,32 @@ def engine_noise_to(path: Path) -> Iterator[TextIO]:
             os.close(log)
 
 
-class MemoryWatch:
-    """Samples the memory of this process and all below it, shared pages counted once (PSS); a context manager."""
+@contextlib.contextmanager
+def every(period_s: float, call: Callable[[], None], name: str) -> Iterator[None]:
+    """Call it again and again, from a thread of its own called `name`, until left; by then the last call has ended."""
+    ended = threading.Event()
 
-    def __init__(self, interval_s: float = 5.0) -> None:
+    def repeat() -> None:
+        while not ended.wait(period_s):
+            call()
+
+    thread = threading.Thread(target=repeat, name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+class MemoryPeak:
+    """The memory of this process and all below it, shared pages counted once (PSS), at its height over samples."""
+
+    def __init__(self) -> None:
         self.peak_bytes: int | None = None
-        self._interval_s = interval_s
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="memory-watch", daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(self._interval_s):
-            self.peak_bytes = max(self.peak_bytes or 0, _family_bytes())
+    def sample(self) -> None:
+        self.peak_bytes = max(self.peak_bytes or 0, _family_bytes())
 
 
 def _family_bytes() -> int:

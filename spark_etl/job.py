@@ -18,6 +18,7 @@ from ray_jobs.errors import CallError, FatalError, RetryableError
 from ray_jobs.intermediate import Intermediate
 from ray_jobs.ledger import Partition
 from ray_jobs.records import AUDIO_SCHEMA, Part, StageEvent, audio_to_table
+from ray_jobs.runtime import every
 from ray_jobs.spec import EtlSpec, SparkSpec
 from spark_etl.recording import Recording
 
@@ -35,7 +36,11 @@ FETCH_PAUSE_S = 1.0
 
 WAVE_ATTEMPTS = 5
 WAVE_PAUSE_S = 5.0
+"""Between attempts at a wave, and between looks at whether Spark has executors."""
+
 EXECUTOR_PATIENCE_S = 120.0
+"""For which Spark may be without any: one that Ray restarts is there again in half a minute."""
+
 _NO_SUCH_EXECUTOR = "java.util.NoSuchElementException"
 
 WAVE_SCHEMA = pa.schema(
@@ -181,22 +186,20 @@ def _never_without_executors(spark: "SparkSession") -> Iterator[None]:
     RayDP's master forgets its handle of an executor that died, and Ray ends the successor when that handle is collected
     as garbage. Raises FatalError.
     """
-    ended = threading.Event()
     given_up = threading.Event()
+    seen_s = time.monotonic()
 
-    def watch() -> None:
-        seen_s = time.monotonic()
-        while not ended.wait(WAVE_PAUSE_S):
-            if num_executors(spark) > 0:
-                seen_s = time.monotonic()
-            elif time.monotonic() - seen_s > EXECUTOR_PATIENCE_S:
-                given_up.set()
-                spark.sparkContext.cancelAllJobs()
+    def look() -> None:
+        nonlocal seen_s
+        if num_executors(spark) > 0:
+            seen_s = time.monotonic()
+        elif time.monotonic() - seen_s > EXECUTOR_PATIENCE_S:
+            given_up.set()
+            spark.sparkContext.cancelAllJobs()
 
-    thread = threading.Thread(target=watch, name="executors", daemon=True)
-    thread.start()
     try:
-        yield
+        with every(WAVE_PAUSE_S, look, "executors"):
+            yield
     except Exception as error:
         if given_up.is_set():
             raise FatalError(
@@ -204,9 +207,6 @@ def _never_without_executors(spark: "SparkSession") -> Iterator[None]:
                 "stays done; with etl.spark.num_executors above 1 the others take over"
             ) from error
         raise
-    finally:
-        ended.set()
-        thread.join()
 
 
 def num_executors(spark: "SparkSession") -> int:
@@ -290,13 +290,13 @@ def num_cached(spark: "SparkSession") -> int:
 
 def explain(error: Exception) -> str:
     """One line: of an error in Spark's JVM its own first line, of one that Ray brought from there its cause."""
-    java = getattr(error, "java_exception", None)
     if isinstance(error, FatalError):
         return str(error)
+    java = getattr(error, "java_exception", None)
     text = str(java) if java is not None else f"{type(error).__name__}: {error}"
     lines = text.strip().splitlines() or ["no message"]
     causes = [line.strip() for line in lines if line.startswith("Caused by: ") and java is None]
-    line = (causes or lines)[-1 if causes else 0]
+    line = causes[-1] if causes else lines[0]
     if "RayActorException" in line:  # what JDK 17 does to RayDP's master without the module opens
         line += " (do all nodes of the cluster have JDK_JAVA_OPTIONS set as images/ray-cpu does?)"
     return line
