@@ -3,14 +3,13 @@
 from collections.abc import Iterator
 from io import BytesIO
 
-import boto3
 import pyarrow.parquet as pq
 import pytest
 
 from ray_jobs import storage
 from tests.e2e.runs import SAMPLES, run_job
-from tests.fault_proxy import FaultProxy, faulty
-from tests.ray_jobs.test_storage import use_s3
+from tests.fault_proxy import FaultProxy
+from tests.s3 import bucket_behind_faults, running_s3
 
 pytestmark = pytest.mark.integration
 
@@ -21,19 +20,14 @@ INPUT, OUTPUT = "s3://runs/in", "s3://runs/out"
 @pytest.fixture(scope="module")
 def proxy() -> Iterator[FaultProxy]:
     """What the run reaches S3 through: 30 ms for each request, and every sixth is turned away."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with faulty(f"http://{host}:{port}", latency_s=0.03, throttle=6) as proxy, pytest.MonkeyPatch.context() as patch:
-        use_s3(proxy.url, patch)
-        boto3.client("s3").create_bucket(Bucket="runs")
+    with (
+        running_s3() as url,
+        pytest.MonkeyPatch.context() as patch,
+        bucket_behind_faults("runs", url, patch, latency_s=0.03, throttle=6) as proxy,
+    ):
         for name in CALLS:
             storage.write_bytes(f"{INPUT}/{name}.wav", (SAMPLES / f"{name}.wav").read_bytes())
         yield proxy
-    storage._client.cache_clear()
-    server.stop()
 
 
 def test_input_output_and_ledger_on_a_slow_throttling_store(proxy: FaultProxy) -> None:

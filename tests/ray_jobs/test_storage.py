@@ -11,37 +11,21 @@ import pytest
 from ray_jobs import storage
 from ray_jobs.errors import OutputError, RetryableError, SpecError
 from ray_jobs.ledger import Ledger, new_marker
-from tests.fault_proxy import FaultProxy, faulty
+from tests.fault_proxy import FaultProxy
+from tests.s3 import bucket_behind_faults, running_s3, use_s3
 
 
 @pytest.fixture(scope="module")
 def s3_server() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-def use_s3(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Point the product at a server, with a client of its own."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", url)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    storage._client.cache_clear()
+    with running_s3() as url:
+        yield url
 
 
 @pytest.fixture
 def through_faults(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[FaultProxy, str]]:
     """A proxy before the S3 server that the product now uses, good until told otherwise; and an empty prefix."""
-    with faulty(s3_server) as proxy:
-        use_s3(proxy.url, monkeypatch)
-        boto3.client("s3").create_bucket(Bucket="faults")
+    with bucket_behind_faults("faults", s3_server, monkeypatch) as proxy:
         yield proxy, f"s3://faults/{tmp_path.name}"
-    storage._client.cache_clear()
 
 
 @pytest.fixture(params=["file", "s3"])

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-import boto3
 import psutil
 import pyarrow as pa
 import pytest
@@ -21,8 +20,8 @@ from ray_jobs.ledger import Ledger, Partition
 from ray_jobs.spec import RunSpec, parse_spec
 from spark_etl import job
 from spark_etl.plan import make_plan
-from tests.fault_proxy import FaultProxy, faulty
-from tests.ray_jobs.test_storage import use_s3
+from tests.fault_proxy import FaultProxy
+from tests.s3 import bucket_behind_faults, running_s3
 
 pytestmark = pytest.mark.integration
 
@@ -33,19 +32,14 @@ CALLS = ["02_card_payment", "01_billing_dispute", "07_delivery_mono", "06_voicem
 @pytest.fixture(scope="module")
 def proxy() -> Iterator[FaultProxy]:
     """What Spark reads the recordings through; it counts, and can be slow."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with faulty(f"http://{host}:{port}") as proxy, pytest.MonkeyPatch.context() as patch:
-        use_s3(proxy.url, patch)
-        boto3.client("s3").create_bucket(Bucket="executors")
+    with (
+        running_s3() as url,
+        pytest.MonkeyPatch.context() as patch,
+        bucket_behind_faults("executors", url, patch) as proxy,
+    ):
         for name in CALLS:
             storage.write_bytes(f"s3://executors/in/{name}.wav", (SAMPLES / f"{name}.wav").read_bytes())
         yield proxy
-    storage._client.cache_clear()
-    server.stop()
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import pytest
 from ray_jobs.engines import weights
 from ray_jobs.engines.weights import PackagedFile, PackagedModel
 from ray_jobs.errors import ModelError
+from tests.s3 import running_s3, use_s3
 
 
 @pytest.fixture
@@ -173,20 +174,12 @@ def build_slowly(target: Path, log: Path) -> None:
 def s3() -> Iterator[Any]:
     """A client of a real S3 server on this machine, which the product finds through the environment."""
     import boto3
-    from moto.server import ThreadedMotoServer
 
-    server = ThreadedMotoServer(port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    with running_s3() as url, pytest.MonkeyPatch.context() as patch:
+        use_s3(url, patch)
         client = boto3.client("s3")
         client.create_bucket(Bucket="models")
         yield client
-    server.stop()
 
 
 def upload(s3: Any, folder: Path, prefix: str) -> None:
