@@ -26,7 +26,7 @@ from typing import Any
 
 import psutil
 
-from ray_jobs.runtime import every
+from ray_jobs.runtime import MemoryPeak, every
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -154,21 +154,24 @@ class _Family:
     """
 
     def __init__(self) -> None:
-        self.peak_bytes = 0
+        self._memory = MemoryPeak()
         self._cpu_s: dict[tuple[int, float], float] = {}
+
+    @property
+    def peak_bytes(self) -> int:
+        return self._memory.peak_bytes or 0
 
     @property
     def cpu_s(self) -> float:
         return sum(self._cpu_s.values())
 
     def sample(self) -> None:
-        num_bytes = 0
-        for process in psutil.Process().children(recursive=True):
+        processes = psutil.Process().children(recursive=True)
+        for process in processes:
             with contextlib.suppress(psutil.Error):  # gone meanwhile
                 times = process.cpu_times()
                 self._cpu_s[process.pid, process.create_time()] = times.user + times.system
-                num_bytes += process.memory_full_info().pss
-        self.peak_bytes = max(self.peak_bytes, num_bytes)
+        self._memory.sample_of(processes)
 
 
 # ---------------------------------------------------------------------------------------------------------- figures

@@ -21,7 +21,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ray_jobs.errors import FatalError
+from ray_jobs.errors import FatalError, RetryableError
 from ray_jobs.ledger import Partition
 from ray_jobs.records import StageEvent, StartUp
 from ray_jobs.sources import Source
@@ -37,6 +37,9 @@ MAX_IDLE_DEATHS = 5
 
 RELEASE_S = 0.5
 """How often a producer that waits for room has its source release what is committed."""
+
+MAX_LOSSES = 3
+"""Times a prepared partition that is not to be had any more is prepared again."""
 
 READ_CPUS = 0.0
 """A read task only waits: it takes no slot. (And no other stage takes none, or Ray Data would fuse the two.)"""
@@ -58,6 +61,8 @@ class Board:
         self._max_uncommitted = max_uncommitted
         self._reserved: set[str] = set()
         self._refs: dict[str, list[Any]] = {}
+        self._lost: list[str] = []
+        self._losses: dict[str, int] = {}
         self._committed: set[str] = set()
         self._poison = ""
         self._changed = asyncio.Condition()
@@ -90,10 +95,15 @@ class Board:
             self._changed.notify_all()
 
     async def wait_for_commits(self, known: int) -> set[str]:
-        """The committed partitions, once there are more than `known`."""
+        """The committed partitions, once there are more than `known` or one is lost."""
         async with self._changed:
-            await self._wait(lambda: len(self._committed) > known)
+            await self._wait(lambda: len(self._committed) > known or bool(self._lost))
             return set(self._committed)
+
+    async def take_lost(self) -> list[Partition]:
+        """The partitions to prepare and post again; each loss is told once."""
+        lost, self._lost = self._lost, []
+        return [self._partitions[partition_id] for partition_id in lost if partition_id not in self._committed]
 
     async def fail(self, message: str) -> None:
         """The producer or the driver gives up: whoever waits here gets a FatalError with the message."""
@@ -110,8 +120,25 @@ class Board:
             self._note("ticket", partition_id)
 
     async def refs(self, partition_id: str) -> list[Any]:
-        """The posted references of a partition; empty when it is committed."""
-        return self._refs.get(partition_id, [])
+        """The posted references of a partition, once it is posted; empty when it is committed."""
+        async with self._changed:
+            await self._wait(lambda: partition_id in self._refs or partition_id in self._committed)
+            return self._refs.get(partition_id, [])
+
+    async def lose(self, partition_id: str, refs: list[Any], why: str) -> None:
+        """What was posted is not to be had: the producer prepares it again. `fail` after some times."""
+        if self._refs.get(partition_id) != refs:
+            return  # posted anew meanwhile
+        self._losses[partition_id] = losses = self._losses.get(partition_id, 0) + 1
+        if losses > MAX_LOSSES:
+            await self.fail(f"partition {partition_id} was lost {losses} times: {why}")
+            return
+        async with self._changed:
+            del self._refs[partition_id]
+            self._lost.append(partition_id)
+            self._note("lose", partition_id)
+            self._warnings.append(f"partition {partition_id} is prepared again: {why}")
+            self._changed.notify_all()
 
     async def is_committed(self, partition_id: str) -> bool:
         return partition_id in self._committed
@@ -187,7 +214,7 @@ class Board:
         return self._warnings[start:]
 
     async def history(self) -> list[tuple[float, str, str, int]]:
-        """What happened, in order: (Unix seconds, reserve|post|ticket|begin|commit, partition id, num uncommitted)."""
+        """In order: (Unix seconds, reserve|post|ticket|lose|begin|commit, partition id, num uncommitted)."""
         return self._history
 
     def _num_uncommitted(self) -> int:
@@ -237,11 +264,22 @@ class Producer(threading.Thread):
         for wave in waves(self._partitions, self._source.wave_size):
             ids = [partition.partition_id for partition in wave]
             self._wait_for_room(ids)
-            for partition_id, ref in zip(ids, self._source.prepare(wave), strict=True):
-                ray.get(self._board.post.remote(partition_id, [ref]))
+            self._prepare(wave)
         num_committed = -1
         while num_committed < len(self._partitions):
             num_committed = self._release(num_committed)
+
+    def _prepare(self, wave: Sequence[Partition]) -> None:
+        """Prepare and post; on a source that was started anew where the old one cannot go on."""
+        try:
+            refs = self._source.prepare(wave)
+        except RetryableError as error:
+            ray.get(self._board.warn.remote(f"{self._source.what} is started again: {error}"))
+            self._source.stop()
+            self._source.start()
+            refs = self._source.prepare(wave)
+        for partition, ref in zip(wave, refs, strict=True):
+            ray.get(self._board.post.remote(partition.partition_id, [ref]))
 
     def _wait_for_room(self, ids: Sequence[str]) -> None:
         """Reserve a wave's places, releasing what is committed meanwhile."""
@@ -252,9 +290,14 @@ class Producer(threading.Thread):
         self._release(-1)
 
     def _release(self, known: int) -> int:
-        """Once there are more than `known` committed partitions, have the source let go of them; returns how many."""
+        """Once there are more than `known` committed partitions, have the source let go of them; returns how many.
+
+        What was lost is prepared again.
+        """
         committed = ray.get(self._board.wait_for_commits.remote(known))
         self._source.release(committed)
+        for partition in ray.get(self._board.take_lost.remote()):
+            self._prepare([partition])
         return len(committed)
 
 
@@ -309,6 +352,21 @@ def read_tickets(board: Any, partitions: Sequence[Partition], max_uncommitted: i
 
 
 def fetch(board: Any, partition_id: str) -> pa.Table | None:
-    """The prepared partition (spark_etl.job.WAVE_SCHEMA), by reference; None where it is committed already."""
-    refs = ray.get(board.refs.remote(partition_id))
-    return ray.get(refs[0]) if refs else None
+    """The prepared partition (spark_etl.job.WAVE_SCHEMA), by reference; None where it is committed already.
+
+    One that was lost with all who could bring it back is waited for until it is prepared again.
+    """
+    while refs := ray.get(board.refs.remote(partition_id)):
+        try:
+            table: pa.Table = ray.get(refs[0])
+        except FatalError:
+            raise
+        except ray.exceptions.RayError as error:
+            why = job.explain(error)
+        else:
+            found = table["partition_id"][0].as_py()
+            if found == partition_id:
+                return table
+            why = f"a Spark that was started anew gave {found} for it"  # it counts its waves from the start
+        ray.get(board.lose.remote(partition_id, refs, why))
+    return None

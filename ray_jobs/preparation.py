@@ -2,7 +2,7 @@
 
 import time
 
-from ray_jobs.errors import FatalError
+from ray_jobs.errors import FatalError, RetryableError
 from ray_jobs.intermediate import Intermediate
 from ray_jobs.records import StageEvent, StartUp
 from ray_jobs.runtime import SPARK_MASTER_CPUS
@@ -23,6 +23,7 @@ class Preparation:
         self._run_id = run_id
         self._events: list[StageEvent] = []
         self._startups: list[StartUp] = []
+        self._warnings: list[str] = []
 
     def run(self) -> None:
         """Raises FatalError where Spark gives up."""
@@ -37,7 +38,7 @@ class Preparation:
         return self._events[start:]
 
     def warnings(self, start: int) -> list[str]:
-        return []
+        return self._warnings[start:]
 
     def startups(self) -> list[StartUp]:
         return list(self._startups)
@@ -54,4 +55,10 @@ class Preparation:
         partitions, size = self._plan.partitions, TASKS_PER_CORE * self._spec.wave_size
         for low in range(0, len(partitions), size):
             wave = partitions[low : low + size]
-            self._events.extend(job.store_wave(spark, wave, self._spec.etl, intermediate, self._run_id))
+            try:
+                self._events.extend(job.store_wave(spark, wave, self._spec.etl, intermediate, self._run_id))
+            except RetryableError as error:
+                self._warnings.append(f"Spark ETL is started again: {error}")
+                job.stop_spark()
+                spark = job.start_spark(self._spec.etl.spark, SPARK_MASTER_CPUS)
+                self._events.extend(job.store_wave(spark, wave, self._spec.etl, intermediate, self._run_id))

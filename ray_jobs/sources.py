@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 class Source(Protocol):
-    """Prepares partitions wave by wave; driven by one thread, which calls `stop` whatever happened."""
+    """Prepares partitions wave by wave; driven by one thread, which calls `stop` whatever happened.
+
+    It may be stopped and started anew: what was fetched before stays.
+    """
 
     phase: str
     """What its start is called beside those of the stages."""
@@ -35,7 +38,10 @@ class Source(Protocol):
         ...
 
     def prepare(self, wave: Sequence[Partition]) -> list[Any]:
-        """One reference per partition, in order, to its table under spark_etl.job.WAVE_SCHEMA."""
+        """One reference per partition, in order, to its table under spark_etl.job.WAVE_SCHEMA.
+
+        Raises RetryableError where it could after a new start.
+        """
         ...
 
     def release(self, committed: set[str]) -> None:
@@ -86,6 +92,7 @@ class SparkSource:
             self.num_cached.append(job.num_cached(self.spark))
 
     def stop(self) -> None:
+        self._open_waves.clear()
         job.stop_spark()
 
 

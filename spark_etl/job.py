@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ray_jobs import storage
-from ray_jobs.errors import CallError, FatalError, RetryableError
+from ray_jobs.errors import CallError, PipelineError, RetryableError
 from ray_jobs.intermediate import Intermediate
 from ray_jobs.ledger import Partition
 from ray_jobs.records import AUDIO_SCHEMA, Part, StageEvent, audio_to_table
@@ -34,11 +34,14 @@ FETCH_PATIENCE_S = 180.0
 
 FETCH_PAUSE_S = 1.0
 
+FAREWELL_S = 60.0
+"""For which the actors of a Spark that was stopped may still hold their names."""
+
 WAVE_ATTEMPTS = 5
 WAVE_PAUSE_S = 5.0
 """Between attempts at a wave, and between looks at whether Spark has executors."""
 
-EXECUTOR_PATIENCE_S = 120.0
+EXECUTOR_PATIENCE_S = 60.0
 """For which Spark may be without any: one that Ray restarts is there again in half a minute."""
 
 _NO_SUCH_EXECUTOR = "java.util.NoSuchElementException"
@@ -71,9 +74,10 @@ EVENT_SCHEMA = pa.schema(
 
 
 def start_spark(spark: SparkSpec, master_cpus: float) -> "SparkSession":
-    """Spark on the Ray cluster this process is connected to; one per process, ended by `stop_spark`."""
+    """Spark on the Ray cluster this process is connected to; one at a time, ended by `stop_spark`."""
     import raydp
 
+    _wait_for_farewell()
     pins = {f"spark.ray.raydp_spark_executor.actor.resource.{k}": str(v) for k, v in spark.executor_resources.items()}
     return raydp.init_spark(
         app_name=APP_NAME,
@@ -89,6 +93,15 @@ def start_spark(spark: SparkSpec, master_cpus: float) -> "SparkSession":
             **pins,
         },
     )
+
+
+def _wait_for_farewell() -> None:
+    """Until the Spark before has given up its name, or RayDP cannot start another."""
+    import ray
+
+    deadline_s = time.monotonic() + FAREWELL_S
+    while any(name.startswith(APP_NAME) for name in ray.util.list_named_actors()) and time.monotonic() < deadline_s:
+        time.sleep(FETCH_PAUSE_S)
 
 
 def ui_url(spark: "SparkSession") -> str:
@@ -125,12 +138,17 @@ def prepare_wave(spark: "SparkSession", partitions: Sequence[Partition], etl: Et
 def store_wave(
     spark: "SparkSession", partitions: Sequence[Partition], etl: EtlSpec, intermediate: Intermediate, run_id: str
 ) -> list[StageEvent]:
-    """Prepare partitions and store each from the task that prepared it; only what was done comes back."""
+    """Prepare partitions and store each from the task that prepared it; only what was done comes back.
+
+    Raises RetryableError where no executor is left.
+    """
     from pyspark.sql.pandas.types import from_arrow_schema
 
     store = partial(_store, etl=etl, intermediate=intermediate, run_id=run_id)
     events = _keys(spark, partitions).mapInArrow(store, from_arrow_schema(EVENT_SCHEMA))
-    return [StageEvent(**row.asDict()) for row in events.collect()]
+    with _never_without_executors(spark):
+        rows = events.collect()
+    return [StageEvent(**row.asDict()) for row in rows]
 
 
 def _keys(spark: "SparkSession", partitions: Sequence[Partition]) -> "DataFrame":
@@ -158,7 +176,7 @@ def _computed(spark: "SparkSession", wave: "DataFrame") -> Any:
     """RayDP's description of the computed wave.
 
     RayDP looks up the executors that hold it when it is computed, and fails where one was lost at that moment; what is
-    cached by then is dropped, and it is asked again. Raises FatalError where no executor is left.
+    cached by then is dropped, and it is asked again. Raises RetryableError where no executor is left.
     """
     from py4j.protocol import Py4JJavaError
     from pyspark import StorageLevel
@@ -184,7 +202,7 @@ def _never_without_executors(spark: "SparkSession") -> Iterator[None]:
     """Cancels the jobs of a Spark that has had no executor for a while: it would wait for one for ever.
 
     RayDP's master forgets its handle of an executor that died, and Ray ends the successor when that handle is collected
-    as garbage. Raises FatalError.
+    as garbage; only a new Spark helps. Raises RetryableError.
     """
     given_up = threading.Event()
     seen_s = time.monotonic()
@@ -202,9 +220,9 @@ def _never_without_executors(spark: "SparkSession") -> Iterator[None]:
             yield
     except Exception as error:
         if given_up.is_set():
-            raise FatalError(
-                f"no executor of Spark is left, and none came for {EXECUTOR_PATIENCE_S:.0f} s: run again, what is done "
-                "stays done; with etl.spark.num_executors above 1 the others take over"
+            raise RetryableError(
+                f"no executor of Spark was left, and none came for {EXECUTOR_PATIENCE_S:.0f} s; with "
+                "etl.spark.num_executors above 1 the others take over at once"
             ) from error
         raise
 
@@ -290,8 +308,8 @@ def num_cached(spark: "SparkSession") -> int:
 
 def explain(error: Exception) -> str:
     """One line: of an error in Spark's JVM its own first line, of one that Ray brought from there its cause."""
-    if isinstance(error, FatalError):
-        return str(error)
+    if isinstance(error, PipelineError):
+        return str(getattr(error, "cause", error))  # what Ray brings has its traceback before the message
     java = getattr(error, "java_exception", None)
     text = str(java) if java is not None else f"{type(error).__name__}: {error}"
     lines = text.strip().splitlines() or ["no message"]

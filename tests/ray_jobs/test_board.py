@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ray_jobs.errors import FatalError
-from ray_jobs.handoff import MAX_IDLE_DEATHS, WHOLE_ATTEMPTS, Board, waves
+from ray_jobs.handoff import MAX_IDLE_DEATHS, MAX_LOSSES, WHOLE_ATTEMPTS, Board, waves
 from ray_jobs.ledger import Partition
 from tests.ray_jobs.outputs import a_call
 
@@ -41,6 +41,36 @@ def test_a_wave_waits_until_commits_make_room() -> None:
         await b.commit("p0")  # counts once
         await b.reserve(["p2"])
         assert await is_waiting(b.reserve(["p3"]))
+
+    run(scenario)
+
+
+def test_a_lost_partition_is_told_to_the_producer_once_and_waited_for() -> None:
+    async def scenario() -> None:
+        b = board()
+        await b.post("p0", ["ref"])
+        await b.lose("p0", ["ref"], "its node died")
+        await b.lose("p0", ["ref"], "its node died")  # another actor says so too
+        assert await b.wait_for_commits(0) == set(), "the producer wakes up"
+        assert [partition.partition_id for partition in await b.take_lost()] == ["p0"]
+        assert await b.take_lost() == []
+        assert await is_waiting(b.refs("p0"))
+        await b.post("p0", ["new"])
+        await b.lose("p0", ["ref"], "late news of the first")
+        assert await b.refs("p0") == ["new"]
+        assert await b.warnings(0) == ["partition p0 is prepared again: its node died"]
+
+    run(scenario)
+
+
+def test_a_partition_that_is_lost_again_and_again_ends_the_run() -> None:
+    async def scenario() -> None:
+        b = board()
+        for number in range(MAX_LOSSES + 1):
+            await b.post("p0", [number])
+            await b.lose("p0", [number], "no space left")
+        with pytest.raises(FatalError, match=f"partition p0 was lost {MAX_LOSSES + 1} times: no space left"):
+            await b.refs("p0")
 
     run(scenario)
 

@@ -99,3 +99,24 @@ def test_a_wave_larger_than_the_cap_is_refused_and_not_waited_for(cluster: None,
     board = handoff.start_board(plan.partitions, 1)
     with pytest.raises(Exception, match="a wave of 2 partitions exceeds the cap of 1"):
         ray.get(board.reserve.remote(["a", "b"]), timeout=30)
+
+
+def test_a_sole_executor_that_is_gone_for_good_costs_a_new_spark_and_no_partition(
+    cluster: None, spec: RunSpec, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "EXECUTOR_PATIENCE_S", 5.0)
+    board = handoff.start_board(plan.partitions, spec.max_uncommitted)
+    source = SparkSource(spec)
+    producer = handoff.Producer(board, plan.partitions, source)
+    producer.start()
+    ray.get(board.wait_until_posted.remote(plan.partitions[0].partition_id))
+    [executor] = [name for name in ray.util.list_named_actors() if name.startswith("raydp-executor-")]
+    ray.kill(ray.get_actor(executor))  # as Ray does once RayDP has let go of it
+    rows = handoff.read_tickets(board, plan.partitions, spec.max_uncommitted).map_batches(
+        SlowStage, fn_constructor_args=(board,), batch_size=None, batch_format="pyarrow", concurrency=1, num_cpus=0.5
+    )
+    arrived = [(row["partition_id"], row["call_ids"]) for row in rows.take_all()]
+    producer.join(60)
+    assert sorted(arrived) == sorted((p.partition_id, [c.call_id for c in p.calls]) for p in plan.partitions)
+    warnings = ray.get(board.warnings.remote(0))
+    assert sum("Spark ETL is started again: no executor of Spark was left" in line for line in warnings) == 1, warnings
