@@ -37,6 +37,9 @@ _ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",  # of the Ray that is started here, for this machine only; a cluster sets its own
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_worker_niceness": "0",  # the workers do the work; Ray would put them behind everything else
+    # where cores are few Ray ends idle workers after a second, and whoever fetches a partition or counts a stage's rows
+    # next pays for three seconds of imports
+    "RAY_idle_worker_killing_time_threshold_ms": "600000",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # our own bars follow partitions, not blocks
     "TOKENIZERS_PARALLELISM": "false",
 }

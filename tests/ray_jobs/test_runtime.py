@@ -1,6 +1,8 @@
 """What a cluster must have for the stages to start."""
 
 import socket
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -70,3 +72,19 @@ def test_a_ray_that_does_not_start_ends_the_run_with_one_line(monkeypatch: pytes
     a_ray_that_starts(monkeypatch, ["Failed to bind\nto a port"])
     with pytest.raises(FatalError, match=r"^Ray did not start: Failed to bind$"):
         runtime._start_local(a_spec({}, {}), STAGES)
+
+
+def test_the_memory_of_child_processes_is_in_the_peak_and_stays_there() -> None:
+    peak = runtime.MemoryPeak()
+    peak.sample()
+    before = peak.peak_bytes or 0
+    holder = [sys.executable, "-c", "held = bytes(b'x' * 200 * 2**20); print(flush=True); input()"]
+    with subprocess.Popen(holder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        peak.sample()
+        during = peak.peak_bytes or 0
+        child.communicate("\n")
+    peak.sample()
+    assert during > before + 200 * 2**20
+    assert peak.peak_bytes == during
