@@ -14,7 +14,9 @@ object_store_mib  Ray's object store at its fullest, and what was spilled from i
 """
 
 import argparse
+import gc
 import json
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +39,8 @@ EXECUTOR_MEMORY = "3g"
 """For all ways alike: from_spark runs out of the default of 1 GiB."""
 
 SAMPLE_S = 0.1
+EMPTY_BYTES = 2**20
+EMPTY_PATIENCE_S = 60.0
 JOIN_S = 60.0
 
 
@@ -136,23 +140,30 @@ def _consumed(stream: Any, consumer: type, *arguments: Any) -> list[dict[str, fl
 
 
 class StorePeak:
-    """The object store at its fullest over samples, spilled bytes included: MiB above what there was before."""
+    """The object store at its fullest over samples, what was spilled included, in MiB; it is empty to begin with."""
 
     def __init__(self) -> None:
         self.peak_mib = 0.0
-        self._before = _store_bytes()
+        deadline_s = time.monotonic() + EMPTY_PATIENCE_S
+        while _store_stats().object_store_bytes_used > EMPTY_BYTES:  # the passage before is still being let go of
+            if time.monotonic() > deadline_s:
+                raise RuntimeError(f"the object store does not become empty within {EMPTY_PATIENCE_S:.0f} s")
+            gc.collect()
+            time.sleep(SAMPLE_S)
+        self._spilled_before = _store_stats().spilled_bytes_total
 
     def sample(self) -> None:
-        self.peak_mib = max(self.peak_mib, (_store_bytes() - self._before) / 2**20)
+        stats = _store_stats()
+        num_bytes = stats.object_store_bytes_used + stats.spilled_bytes_total - self._spilled_before
+        self.peak_mib = max(self.peak_mib, num_bytes / 2**20)
 
 
-def _store_bytes() -> int:
+def _store_stats() -> Any:
     import ray
     from ray._private.internal_api import node_stats
 
     [node] = ray.nodes()
-    stats = node_stats(node["NodeManagerAddress"], node["NodeManagerPort"], include_memory_info=False).store_stats
-    return int(stats.object_store_bytes_used + stats.spilled_bytes_total)
+    return node_stats(node["NodeManagerAddress"], node["NodeManagerPort"], include_memory_info=False).store_stats
 
 
 def pass_over(
@@ -243,6 +254,7 @@ def main() -> None:
     spec = parse_spec({"input": {"uri": "."}, "llm": {"engine": "none"}, "etl": {"spark": spark_spec}})
     prepare_environment(("etl",))
     with ray_cluster(spec, spec.stages):
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # a table of tasks every few seconds
         spark = job.start_spark(spec.etl.spark, SPARK_MASTER_CPUS)
         try:
             bridge = Bridge(spec, spark, partition_bytes)

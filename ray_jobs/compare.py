@@ -104,8 +104,10 @@ class Comparison:
 def sample(output_uri: str, num_calls: int) -> list[Transcript]:
     """Committed transcripts of an output: the same calls each time, spread over it by a hash of their ids.
 
-    Raises SpecError where there are none.
+    Raises SpecError where there are none, or none is asked for.
     """
+    if num_calls < 1:
+        raise SpecError(f"--calls {num_calls}: at least 1 call is to be asked about")
     ledger = Ledger(storage.normalise(output_uri))
     newest: dict[str, Marker] = {}
     for marker in ledger.load_markers("transcripts"):

@@ -149,5 +149,7 @@ def _cause(error: BaseException) -> str:
     innermost = error
     while isinstance(inner := getattr(innermost, "cause", None), BaseException):
         innermost = inner
-    lines = [line for line in str(innermost).strip().splitlines() if line.strip()]
-    return f"{type(innermost).__name__}: {lines[-1] if lines else 'no message'}"
+    lines = [line for line in str(innermost).strip().splitlines() if line.strip()] or ["no message"]
+    # a task's error is a traceback, which says what happened last; Ray's own errors say it first, and then give advice
+    line = lines[-1 if isinstance(innermost, ray.exceptions.RayTaskError) else 0]
+    return f"{type(innermost).__name__}: {line}"

@@ -58,6 +58,7 @@ _PRONOUN_BEFORE = re.compile(
     r"\b(?:that|this|the|which|other|another|new|old|right|wrong|good|last|first|next|each|every|any|no|only|same)\s+\Z",
     re.IGNORECASE,
 )
+_HUNDREDS = re.compile(r"[1-9]\d00")  # "sixty four hundred" may be four digits of a card; whoever means money says so
 _YEAR = re.compile(r"(?:19|20)\d\d")  # "two thousand and one" is counted, and no amount
 _PERCENT_AFTER = re.compile(r"\s*[%°]")
 _ORDINAL_AFTER = re.compile(r"(?:st|nd|rd|th)\b", re.IGNORECASE)
@@ -137,12 +138,16 @@ def is_amount(text: str, run: Sequence[Number]) -> bool:
     before, after = text[: run[0].start], text[run[-1].end :]
     if _CURRENCY_BEFORE.search(before) or _PERCENT_AFTER.match(after):
         return True
-    if len(run) == 1 and run[0].counted and not _YEAR.fullmatch(run[0].digits):
+    if len(run) == 1 and run[0].counted and not _may_be_digits(text[run[0].start : run[0].end], run[0].digits):
         return True
     if _CLOCK_BEFORE.search(before) and _is_clock(text[run[0].start : run[-1].end], run):
         return True
     following = _TOKEN.search(after[:24])
     return following is not None and not after[: following.start()].strip(" -") and following.group().lower() in UNITS
+
+
+def _may_be_digits(said: str, digits: str) -> bool:
+    return bool(_YEAR.fullmatch(digits) or (_HUNDREDS.fullmatch(digits) and "thousand" not in said.lower()))
 
 
 # -------------------------------------------------------------------------------------------------- runs and strings

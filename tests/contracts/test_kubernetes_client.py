@@ -28,6 +28,8 @@ PENDING = {"jobDeploymentStatus": "Running", "jobStatus": "PENDING"}
 RUNNING = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING", "dashboardURL": "ray-head-svc.default.svc:8265"}
 SUCCEEDED = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}
 
+LOST = "Submitter completed but Ray job not found in RayCluster."
+
 
 @pytest.fixture
 def backend(api):
@@ -142,6 +144,31 @@ def test_a_shared_cluster_deleted_by_hand_ends_the_job_that_kuberay_lets_wait(ap
     name = submit(backend, make_job(entrypoint="python -m work", cluster_name="shared"))
     status = follow(backend, name, lambda line: "running" in line and api.remove("rayclusters", "shared"))
     assert (status.state, status.message) == ("gone", "the RayCluster shared it runs on was deleted")
+
+
+@pytest.mark.parametrize(
+    ("end", "state", "message"),
+    [
+        ([INITIALIZING, RUNNING, SUCCEEDED], "succeeded", ""),
+        ([{"jobDeploymentStatus": "Failed", "reason": "AppFailed", "message": LOST}], "failed", LOST),
+    ],
+)
+def test_a_job_whose_own_cluster_is_deleted_by_hand_ends_as_kuberay_says(api, backend, monkeypatch, end, state, message):
+    """KubeRay makes the cluster anew and the submitter submits again, as often as its backoffLimit lets it."""
+    monkeypatch.setattr("kuberay.client.WATCH_S", 0.1)
+    api.script = [{**RUNNING, "rayClusterName": "own"}]
+    api.add("rayclusters", {"kind": "RayCluster", "metadata": {"name": "own"}, "spec": {}})
+    name = submit(backend)
+
+    def emit(line):
+        if line.endswith(": running") and ("rayclusters", "own") in api.objects:
+            api.remove("rayclusters", "own")
+            for status in end:
+                api.set_status("rayjobs", name, **status)
+
+    status = follow(backend, name, emit)
+    assert status.state == state
+    assert message in status.message
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])

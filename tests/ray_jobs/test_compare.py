@@ -68,6 +68,8 @@ def test_a_sample_is_of_committed_transcripts_and_the_same_each_time(output: Pat
     assert [t.call_id for t in sample(str(output), 10)] == ["a", "b", "d"]
     assert len(sample(str(output), 2)) == 2
     assert sample(str(output), 2) == sample(str(output), 2)
+    with pytest.raises(SpecError, match="--calls 0: at least 1"):
+        sample(str(output), 0)
 
 
 def test_an_output_without_transcripts_is_refused(tmp_path: Path) -> None:

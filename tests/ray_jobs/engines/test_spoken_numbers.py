@@ -57,6 +57,11 @@ def test_amounts_and_times_of_day_are_no_digit_strings(amount: str) -> None:
     assert digit_strings(f"it was {amount}.") == []
 
 
+def test_hundreds_that_nothing_is_counted_in_may_be_four_digits_of_a_card() -> None:
+    assert [found.digits for found in digit_strings("and the code is sixty four hundred.")] == ["6400"]
+    assert digit_strings("it was sixty four hundred dollars") == []
+
+
 def test_an_unrelated_number_does_not_join_the_one_before() -> None:
     strings = digit_strings("the account is 614 229 and it cost 38 pounds in 2019")
     assert [string.digits for string in strings] == ["614229", "2019"]
