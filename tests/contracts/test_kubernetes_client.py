@@ -153,7 +153,7 @@ def test_a_shared_cluster_deleted_by_hand_ends_the_job_that_kuberay_lets_wait(ap
         ([{"jobDeploymentStatus": "Failed", "reason": "AppFailed", "message": LOST}], "failed", LOST),
     ],
 )
-def test_a_job_whose_own_cluster_is_deleted_by_hand_ends_as_kuberay_says(api, backend, monkeypatch, end, state, message):
+def test_a_job_whose_own_cluster_is_deleted_ends_as_kuberay_says(api, backend, monkeypatch, end, state, message):
     """KubeRay makes the cluster anew and the submitter submits again, as often as its backoffLimit lets it."""
     monkeypatch.setattr("kuberay.client.WATCH_S", 0.1)
     api.script = [{**RUNNING, "rayClusterName": "own"}]

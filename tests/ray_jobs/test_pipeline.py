@@ -12,7 +12,7 @@ LOST = RayTaskError("take", "Traceback (most recent call last):\n  File x\nOSErr
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (RayTaskError("take", "Traceback ...", ModelError("model.bin is truncated")), "ModelError: model.bin is truncated"),
+        (RayTaskError("take", "Traceback ...", ModelError("model.bin is short")), "ModelError: model.bin is short"),
         (LOST, "RayTaskError: OSError: no space left"),
         (ValueError("\n"), "ValueError: no message"),
         (ObjectStoreFullError("No room.\n  Raise object_store_memory."), "ObjectStoreFullError: No room."),
