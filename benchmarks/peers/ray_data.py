@@ -28,8 +28,10 @@ class Transcriber:
 def main(arguments: Sequence[str]) -> None:
     recordings, out = arguments
     root = str(Path(__file__).parents[2])
-    ray.init(runtime_env={"env_vars": {"PYTHONPATH": root}}, include_dashboard=False, log_to_driver=False)
     num_actors = os.cpu_count() or 1
+    # a slot more than the actors take, or nothing would be left to read with
+    environment = {"env_vars": {"PYTHONPATH": root}}
+    ray.init(num_cpus=num_actors + 1, runtime_env=environment, include_dashboard=False, log_to_driver=False)
     rows = ray.data.read_binary_files(recordings, include_paths=True, file_extensions=["wav"], override_num_blocks=64)
     rows = rows.map(Transcriber, concurrency=num_actors, num_cpus=1)
     write_texts(Path(out), {row["name"]: list(row["texts"]) for row in rows.take_all()})

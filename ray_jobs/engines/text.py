@@ -13,6 +13,7 @@ MIN_AVG_LOGPROB = -1.0
 
 _MAX_LOOP_WORDS = 12
 _MIN_REPEATS = 4
+_ON_END = re.compile(r"(.{8,}?)\1\1")  # in characters, for not every language has blanks; "1111 1111 1111 1111" is none
 
 
 def join_words(words: Sequence[str], language: str) -> str:
@@ -24,6 +25,15 @@ def compression_ratio(text: str) -> float:
     """Bytes of `text` per byte of its zlib form: about 1.5 for speech, far more where a model repeats itself."""
     encoded = text.encode()
     return len(encoded) / len(zlib.compress(encoded))
+
+
+def is_looping(text: str) -> bool:
+    """Whether a model got stuck: a text that compresses too well because it says a phrase over and over on end.
+
+    The Whisper paper takes compression alone for it. But callers and scripts do repeat themselves, sentences apart, and
+    a model that is sure of such a text says the same at every temperature.
+    """
+    return compression_ratio(text) > MAX_COMPRESSION_RATIO and _ON_END.search(f"{text} ".casefold()) is not None
 
 
 def is_invented(avg_logprob: float, no_speech_prob: float) -> bool:

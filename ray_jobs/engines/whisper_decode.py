@@ -29,11 +29,13 @@ class Decoded:
     attention: Tensor
 
     def is_poor(self, vocabulary: Vocabulary) -> bool:
-        """Whether to try again (section 4.5 of the Whisper paper): the text repeats itself, or is an unlikely one."""
+        """Whether to try again (section 4.5 of the Whisper paper): the text is a loop, or an unlikely one."""
         if text.is_invented(self.avg_logprob, self.no_speech_prob):
             return False  # silence: another try only invents another text
-        repeats = text.compression_ratio(vocabulary.text(self.tokens)) > text.MAX_COMPRESSION_RATIO
-        return repeats or self.avg_logprob < text.MIN_AVG_LOGPROB
+        return self.avg_logprob < text.MIN_AVG_LOGPROB or self.is_looping(vocabulary)
+
+    def is_looping(self, vocabulary: Vocabulary) -> bool:
+        return text.is_looping(vocabulary.text(self.tokens))
 
 
 def decode(

@@ -3,6 +3,7 @@
 import math
 import time
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -212,11 +213,15 @@ class WhisperTorch:
     def _decode(
         self, scorer: Scorer, windows: Sequence[Window], audio: Tensor, languages: Sequence[str]
     ) -> list[Decoded]:
-        """The windows' tokens; poor texts are replaced by ones sampled at rising temperatures."""
+        """The windows' tokens; a poor text is replaced by the first good one sampled at rising temperatures.
+
+        Where none is good it is the likeliest of all, one without loops if there is one.
+        """
         if self._num_beams > 1:
             decoded = beam_search(scorer, audio, languages, self._num_beams)
         else:
             decoded = decode(scorer, audio, languages)
+        tried: dict[int, list[Decoded]] = defaultdict(list)
         for temperature in _FALLBACK_TEMPERATURES:
             poor = [i for i, window in enumerate(decoded) if window.is_poor(self._vocabulary)]
             if not poor:
@@ -225,8 +230,15 @@ class WhisperTorch:
             seeds = [zlib.crc32(windows[i].pcm.tobytes()) for i in poor]
             tries = decode(scorer, audio[poor], [languages[i] for i in poor], temperature, seeds)
             for i, attempt in zip(poor, tries, strict=True):
+                tried[i].append(decoded[i])
                 decoded[i] = attempt
+        for i, attempts in tried.items():
+            if decoded[i].is_poor(self._vocabulary):
+                decoded[i] = max([*attempts, decoded[i]], key=self._merit)
         return decoded
+
+    def _merit(self, window: Decoded) -> tuple[bool, float]:
+        return not window.is_looping(self._vocabulary), window.avg_logprob
 
     def _read(
         self, windows: Sequence[Window], decoded: Sequence[Decoded], languages: Sequence[tuple[str, float]]

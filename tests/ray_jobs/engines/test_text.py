@@ -1,6 +1,6 @@
 """Guards against a model's inventions, and what they must leave alone."""
 
-from ray_jobs.engines.text import compression_ratio, is_invented, join_words, without_loops
+from ray_jobs.engines.text import compression_ratio, is_invented, is_looping, join_words, without_loops
 
 LOOP = ["I'm", "going", "to"]
 
@@ -29,6 +29,18 @@ def test_numbers_are_never_cut() -> None:
 def test_ordinary_repeats_stay() -> None:
     text = "No, no, no, no, I said four one one one one, and not five."
     assert kept(text) == text
+
+
+def test_a_model_that_is_stuck_is_told_from_a_speaker_who_repeats_himself() -> None:
+    question = "Can I get the name and the phone number on the account?"
+    repeated = f"{question} I'll call you back. {question} {question} Thank you, Victor. " * 2 + question
+    card = "It's 4111 1111 1111 1111. Once more, please? Yes, 4111 1111 1111 1111. 4111 1111 1111 1111, is that right?"
+    for text in (repeated, card):
+        assert not is_looping(text)
+    assert compression_ratio(repeated) > 2.4
+    assert is_looping("Thank you so much. " * 9)
+    assert is_looping("Well, " + "no, " * 40)
+    assert is_looping("你好，我想查询我的账单。" * 12)
 
 
 def test_no_text_is_no_loop() -> None:

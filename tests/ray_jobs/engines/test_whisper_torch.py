@@ -239,6 +239,20 @@ class TestEngine:
         assert engine.stats()["num_retries"] - before == 2
         assert heard.segments[0].avg_logprob > -1
 
+    def test_where_no_try_is_good_the_likeliest_counts(
+        self, engine: WhisperTorch, agent: npt.NDArray[np.int16], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        likelihoods = iter([-1.3, -1.9, -1.1, -1.6, -1.5, -1.4])
+
+        def unsure(scorer: Scorer, audio: torch.Tensor, languages: list[str], *_: object) -> list[Decoded]:
+            likely = next(likelihoods)
+            return [replace(text, avg_logprob=likely) for text in decode(scorer, audio, languages)]
+
+        monkeypatch.setattr("ray_jobs.engines.whisper_torch.decode", unsure)
+        (heard,) = engine.transcribe([a_window(agent[: 4 * RATE_HZ])])
+        assert heard.segments[0].avg_logprob == -1.1
+        assert next(likelihoods, None) is None
+
     def test_caches_beyond_the_memory_make_batches_smaller(
         self, engine: WhisperTorch, monkeypatch: pytest.MonkeyPatch
     ) -> None:
