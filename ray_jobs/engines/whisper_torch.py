@@ -49,7 +49,7 @@ _POSITION_SAMPLES = round(POSITION_S * RATE_HZ)
 class WhisperTorch:
     """An AsrEngine of ours, on the first GPU or on the CPU.
 
-    A text that repeats itself or is unlikely is sampled again at rising temperatures; what the model itself takes for
+    A text that loops or is unlikely is sampled again at rising temperatures; what the model itself takes for
     silence is dropped, repeated phrases are cut. On a CPU each core works on a batch of its own: a decoder's products
     are too small to be shared between cores, which would wait for each other at every one of them. On a GPU two
     batches are under way, each on a stream of its own: while one's host side works, the other keeps the GPU busy. A
