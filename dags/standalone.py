@@ -75,6 +75,9 @@ def _environment(home: Path, dags: Path, port: int) -> dict[str, str]:
         "KUBERAY_LOCAL_NUM_CPUS": str(max(os.cpu_count() or 1, MIN_RAY_CPUS)),
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
     }
+    if "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN" not in os.environ:
+        proposed["AIRFLOW__DATABASE__SQL_ALCHEMY_CONNECT_ARGS"] = "dags.sqlite.CONNECT_ARGS"
+        proposed["AIRFLOW__DATABASE__SQL_ALCHEMY_CONNECT_ARGS_ASYNC"] = "dags.sqlite.CONNECT_ARGS"
     return {
         **proposed,
         **os.environ,
