@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import soundfile
 import torch
 import transformers
 
@@ -29,6 +30,7 @@ from ray_jobs.spec import AsrSpec
 pytestmark = pytest.mark.integration
 
 SAMPLES = Path(__file__).parents[2] / "data" / "sample_calls"
+LANGUAGES = SAMPLES.parent / "languages"
 CPU = torch.device("cpu")
 RATE_HZ = 8_000
 
@@ -175,6 +177,21 @@ def engine() -> WhisperTorch:
 
 
 class TestEngine:
+    @pytest.mark.parametrize(
+        ("language", "opening"),
+        [("es", "Buenos días, tengo una pregunta sobre mi factura."), ("de", "Guten Tag, ich habe")],
+    )
+    def test_hears_which_language_is_spoken_and_writes_it(
+        self, engine: WhisperTorch, language: str, opening: str
+    ) -> None:
+        """Customers' questions, spoken by espeak-ng: mu-law at 8 kHz."""
+        pcm, rate_hz = soundfile.read(LANGUAGES / f"{language}.wav", dtype="int16")
+        english = a_window(pcm[:RATE_HZ], "en")
+        heard, _ = engine.transcribe([Window(pcm=pcm, sample_rate_hz=rate_hz, language=None), english])
+        assert heard.language == language
+        assert heard.language_prob > 0.8
+        assert " ".join(segment.text for segment in heard.segments).startswith(opening)
+
     def test_reads_words_at_their_times(self, engine: WhisperTorch, agent: npt.NDArray[np.int16]) -> None:
         turns = json.loads((SAMPLES / "03_internet_outage.json").read_text())["turns"]
         first = next(turn for turn in turns if turn["channel"] == 0)
