@@ -153,7 +153,7 @@ class TestRefusedBeforeAnythingStarts:
     """Seconds, one line, exit code 2 for a wrong spec and 1 for what cannot go on."""
 
     def refused(self, *arguments: object) -> tuple[int, str]:
-        code, text = run_job(*arguments, timeout_s=60)
+        code, text = run_job(*arguments, timeout_s=180)
         assert "Traceback" not in text
         assert len(text.strip().splitlines()) == 1, text
         return code, text
@@ -191,7 +191,7 @@ class TestRefusedBeforeAnythingStarts:
         assert "cannot be written" in text
 
     def test_a_dry_run_prints_the_plan_and_touches_nothing(self, tmp_path: Path) -> None:
-        code, text = run_job("--input", SAMPLES, "--output", tmp_path / "out", "--dry-run", timeout_s=60)
+        code, text = run_job("--input", SAMPLES, "--output", tmp_path / "out", "--dry-run", timeout_s=180)
         assert code == 0
         assert "calls      8, of which 0 are done and 8 to do" in text
         assert not (tmp_path / "out").exists()

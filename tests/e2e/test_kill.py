@@ -68,7 +68,7 @@ def test_killed_between_the_data_and_the_marker(spec: Path, output: Path) -> Non
 
 def test_a_run_with_nothing_to_do_says_so_and_changes_nothing(spec: Path, output: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*.parquet")}
-    code, text = run_job("--spec", spec, timeout_s=60)
+    code, text = run_job("--spec", spec, timeout_s=180)
     assert code == 0
     assert "nothing to do: all 8 calls are done" in text
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*.parquet")} == before
