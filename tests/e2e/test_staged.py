@@ -94,7 +94,8 @@ def test_staged_and_fused_give_the_same_transcripts_of_the_same_partitions(stage
     assert [path.name for path in markers(staged)] == [path.name for path in markers(fused)]
     found = report(staged)
     assert found["accounted"]
-    assert found["rates"]["stages"]["etl"]["num_calls"] == len(CALLS)
+    num_measured = found["rates"]["stages"]["etl"]["num_calls"]
+    assert 0 < num_measured <= len(CALLS), "what a killed job measured went with it, unless a later one told it again"
 
 
 def test_each_arrangement_finds_the_others_work_done(staged: Path, fused: Path) -> None:
