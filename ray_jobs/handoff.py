@@ -116,13 +116,13 @@ class Board:
     async def wait_until_posted(self, partition_id: str) -> None:
         """Return at once for a partition that is committed already."""
         async with self._changed:
-            await self._wait(lambda: partition_id in self._refs or partition_id in self._committed)
+            await self._wait(lambda: self._is_posted(partition_id))
             self._note("ticket", partition_id)
 
     async def refs(self, partition_id: str) -> list[Any]:
         """The posted references of a partition, once it is posted; empty when it is committed."""
         async with self._changed:
-            await self._wait(lambda: partition_id in self._refs or partition_id in self._committed)
+            await self._wait(lambda: self._is_posted(partition_id))
             return self._refs.get(partition_id, [])
 
     async def lose(self, partition_id: str, refs: list[Any], why: str) -> None:
@@ -217,6 +217,10 @@ class Board:
         """In order: (Unix seconds, reserve|post|ticket|lose|begin|commit, partition id, num uncommitted)."""
         return self._history
 
+    def _is_posted(self, partition_id: str) -> bool:
+        """Or it was, and is committed by now."""
+        return partition_id in self._refs or partition_id in self._committed
+
     def _num_uncommitted(self) -> int:
         return len(self._reserved)
 
@@ -296,8 +300,8 @@ class Producer(threading.Thread):
         """
         committed = ray.get(self._board.wait_for_commits.remote(known))
         self._source.release(committed)
-        for partition in ray.get(self._board.take_lost.remote()):
-            self._prepare([partition])
+        if lost := ray.get(self._board.take_lost.remote()):
+            self._prepare(lost)
         return len(committed)
 
 
