@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ray_jobs import storage
-from ray_jobs.errors import CallError, PipelineError, RetryableError
+from ray_jobs.errors import CallError, FatalError, PipelineError, RetryableError
 from ray_jobs.intermediate import Intermediate
 from ray_jobs.ledger import Partition
 from ray_jobs.records import AUDIO_SCHEMA, Part, StageEvent, audio_to_table
@@ -34,6 +34,8 @@ FETCH_PATIENCE_S = 180.0
 
 FETCH_PAUSE_S = 1.0
 
+START_PAUSE_S = 0.2
+
 FAREWELL_S = 60.0
 """For which the actors of a Spark that was stopped may still hold their names."""
 
@@ -43,6 +45,9 @@ WAVE_PAUSE_S = 5.0
 
 EXECUTOR_PATIENCE_S = 60.0
 """For which Spark may be without any: one that Ray restarts is there again in half a minute."""
+
+FIRST_EXECUTOR_PATIENCE_S = 1800.0
+"""For which its first may be awaited: a node for it may have to be bought, booted and given its image."""
 
 _NO_SUCH_EXECUTOR = "java.util.NoSuchElementException"
 
@@ -74,12 +79,13 @@ EVENT_SCHEMA = pa.schema(
 
 
 def start_spark(spark: SparkSpec, master_cpus: float) -> "SparkSession":
-    """Spark on the Ray cluster this process is connected to; one at a time, ended by `stop_spark`."""
+    """Spark on the Ray cluster this process is connected to, once it has an executor; one at a time, ended by
+    `stop_spark`. Raises FatalError where none comes."""
     import raydp
 
     _wait_for_farewell()
     pins = {f"spark.ray.raydp_spark_executor.actor.resource.{k}": str(v) for k, v in spark.executor_resources.items()}
-    return raydp.init_spark(
+    session = raydp.init_spark(
         app_name=APP_NAME,
         num_executors=spark.num_executors,
         executor_cores=spark.cores_per_executor,
@@ -93,6 +99,20 @@ def start_spark(spark: SparkSpec, master_cpus: float) -> "SparkSession":
             **pins,
         },
     )
+    _wait_for_an_executor(session, spark)
+    return session
+
+
+def _wait_for_an_executor(session: "SparkSession", spark: SparkSpec) -> None:
+    deadline_s = time.monotonic() + FIRST_EXECUTOR_PATIENCE_S
+    while num_executors(session) == 0:
+        if time.monotonic() > deadline_s:
+            executor = f"{spark.cores_per_executor} cores and {spark.executor_memory}"
+            raise FatalError(
+                f"no executor of Spark came for {FIRST_EXECUTOR_PATIENCE_S:.0f} s: the Ray cluster has no room for one "
+                f"of {executor} (etl.spark; `ray status` says what there is)"
+            )
+        time.sleep(START_PAUSE_S)
 
 
 def _wait_for_farewell() -> None:

@@ -8,9 +8,10 @@ import pytest
 import ray
 
 from ray_jobs import handoff, runtime
+from ray_jobs.errors import FatalError
 from ray_jobs.ledger import Ledger
 from ray_jobs.sources import SparkSource
-from ray_jobs.spec import RunSpec, parse_spec
+from ray_jobs.spec import RunSpec, SparkSpec, parse_spec
 from spark_etl import job
 from spark_etl.plan import Plan, make_plan
 from tests.ray_jobs.handoff_consumer import SlowStage
@@ -120,3 +121,12 @@ def test_a_sole_executor_that_is_gone_for_good_costs_a_new_spark_and_no_partitio
     assert sorted(arrived) == sorted((p.partition_id, [c.call_id for c in p.calls]) for p in plan.partitions)
     warnings = ray.get(board.warnings.remote(0))
     assert sum("Spark ETL is started again: no executor of Spark was left" in line for line in warnings) == 1, warnings
+
+
+def test_a_cluster_without_room_for_an_executor_is_said_so(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "FIRST_EXECUTOR_PATIENCE_S", 2.0)
+    try:
+        with pytest.raises(FatalError, match=r"no executor of Spark came for 2 s: .* no room for one of 64 cores"):
+            job.start_spark(SparkSpec(cores_per_executor=64), runtime.SPARK_MASTER_CPUS)
+    finally:
+        job.stop_spark()
