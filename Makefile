@@ -21,6 +21,9 @@ SPEC ?=
 ARGS ?=
 PORT ?= 8080
 
+# Set, as container images like to, each of a job's thirty processes would compile Ray, torch and Spark from source.
+export PYTHONDONTWRITEBYTECODE :=
+
 # uv does not read pip's settings. A folder of wheels that pip knows may hold the CPU build of torch; elsewhere uv knows
 # where PyTorch keeps it.
 ifneq ($(PIP_FIND_LINKS),)
