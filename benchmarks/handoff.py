@@ -92,10 +92,11 @@ class Bridge:
         import ray
 
         from ray_jobs import handoff
+        from ray_jobs.board import start_board
 
         partitions = [Partition(partition_id=name, calls=()) for name in partition_ids]
         ahead = self._spec.max_uncommitted
-        board = handoff.start_board(partitions, ahead)
+        board = start_board(partitions, ahead)
         source = MadeSource(self._spec, self._spark, self._partition_bytes)
         producer = handoff.Producer(board, partitions, source)
         producer.start()

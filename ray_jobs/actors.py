@@ -18,8 +18,8 @@ import pyarrow as pa
 import ray
 
 from ray_jobs import handoff, records, storage
+from ray_jobs.board import Attempt
 from ray_jobs.errors import CallError
-from ray_jobs.handoff import Attempt
 from ray_jobs.ledger import CallState, Ledger, Marker, Partition
 from ray_jobs.metrics import EngineMetrics, MeteredLlm, count_insights
 from ray_jobs.records import CallAudio, Failure, Insight, Outcome, StageEvent, StartUp, Transcript, failed

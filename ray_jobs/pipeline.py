@@ -10,6 +10,7 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from ray_jobs import handoff
 from ray_jobs.actors import Analyse, LoadCommitted, Redact, Transcribe, summarise
+from ray_jobs.board import start_board
 from ray_jobs.errors import FatalError
 from ray_jobs.ledger import Ledger
 from ray_jobs.records import StageEvent, StartUp
@@ -46,7 +47,7 @@ class Pipeline:
         self._source = source
         self._analyses = "analyse" in stages
         self._ahead = spec.max_ahead(source.wave_size if source else 1)
-        self.board: Any = handoff.start_board(plan.partitions, self._ahead)
+        self.board: Any = start_board(plan.partitions, self._ahead)
 
     def run(self) -> None:
         """Raises FatalError with the first cause where a stage gives up."""

@@ -16,6 +16,7 @@ import ray
 
 from ray_jobs import handoff, records, runtime
 from ray_jobs.actors import Analyse, Gate, Redact, Transcribe, summarise
+from ray_jobs.board import start_board
 from ray_jobs.ledger import Partition
 from ray_jobs.pipeline import _stage
 from ray_jobs.records import CallAudio, Failure, Span, table_to_insights
@@ -62,7 +63,7 @@ def test_a_call_that_kills_its_actor_is_the_only_one_lost(spec: RunSpec) -> None
     """Two partitions are in the actor at once: the one that dies of its neighbour is given out again whole."""
     samples = {"p-1": {"a": 5, "deadly": DEADLY_SAMPLE, "b": 5}, "p-2": {"c": SLOW_SAMPLE, "d": SLOW_SAMPLE}}
     partitions = [Partition(partition_id=p, calls=tuple(map(a_call, calls))) for p, calls in samples.items()]
-    board = handoff.start_board(partitions, max_uncommitted=2)
+    board = start_board(partitions, max_uncommitted=2)
     for partition_id, calls in samples.items():
         table = prepared(partition_id, [audio(call_id, sample) for call_id, sample in calls.items()])
         ray.get(board.post.remote(partition_id, [ray.put(table)]))
@@ -107,7 +108,7 @@ class TestGate:
 
 def test_redaction_run_again_after_its_commit_passes_on_what_was_stored(spec: RunSpec) -> None:
     partition = commit(spec, [a_transcript("a", "[PERSON_1]")])
-    board = handoff.start_board([partition], max_uncommitted=1)
+    board = start_board([partition], max_uncommitted=1)
     ray.get(board.commit.remote(partition.partition_id))
     redact = Redact.__new__(Redact)  # no recognisers: nothing is left for them to do
     redact._spec, redact._board = spec, board
@@ -131,7 +132,7 @@ def test_what_the_engines_did_is_at_the_metrics_port(spec: RunSpec, tmp_path: Pa
         }
         analysed = spec_for(tmp_path, llm=llm)
         partition = commit(analysed, [a_transcript("a", "Hello."), a_transcript("b", "Hello.")])
-        board = handoff.start_board([partition], max_uncommitted=1)
+        board = start_board([partition], max_uncommitted=1)
         table = records.outcomes_to_table([a_transcript("a", "Hello."), a_transcript("b", "Hello.")])
         tagged = table.append_column("partition_id", pa.array([partition.partition_id] * 2))
         stream = ray.data.from_arrow([tagged])
@@ -158,7 +159,7 @@ def test_what_the_asr_engine_does_is_at_the_metrics_port_while_it_runs(tmp_path:
     """The real actor. It is kept: what a worker has not yet told its node dies with it."""
     asr = {"engine": "ctc_torch", "model": str(tones.random_folder(tmp_path))}
     heard = spec_for(tmp_path / "out", asr=asr, llm={"engine": "none"})
-    board = handoff.start_board([Partition(partition_id="p-1", calls=(a_call("a"),))], max_uncommitted=1)
+    board = start_board([Partition(partition_id="p-1", calls=(a_call("a"),))], max_uncommitted=1)
     table = prepared("p-1", [audio("a", 5)])
     ray.get(board.post.remote("p-1", [ray.put(table)]))
     actor = ray.remote(Transcribe).options(num_cpus=0).remote(heard, board)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from ray_jobs.board import MAX_IDLE_DEATHS, MAX_LOSSES, WHOLE_ATTEMPTS, Board
 from ray_jobs.errors import FatalError
-from ray_jobs.handoff import MAX_IDLE_DEATHS, MAX_LOSSES, WHOLE_ATTEMPTS, Board, waves
 from ray_jobs.ledger import Partition
 from tests.ray_jobs.outputs import a_call
 
@@ -140,8 +140,3 @@ def test_actors_that_die_of_no_call_in_particular_end_the_run() -> None:
             await b.begin("p0")
 
     run(scenario)
-
-
-def test_waves_are_consecutive_and_the_last_one_is_shorter() -> None:
-    partitions = [Partition(partition_id=str(i), calls=()) for i in range(5)]
-    assert [[p.partition_id for p in wave] for wave in waves(partitions, 2)] == [["0", "1"], ["2", "3"], ["4"]]

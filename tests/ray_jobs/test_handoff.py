@@ -8,8 +8,9 @@ import pytest
 import ray
 
 from ray_jobs import handoff, runtime
+from ray_jobs.board import start_board
 from ray_jobs.errors import FatalError
-from ray_jobs.ledger import Ledger
+from ray_jobs.ledger import Ledger, Partition
 from ray_jobs.sources import SparkSource
 from ray_jobs.spec import RunSpec, SparkSpec, parse_spec
 from spark_etl import job
@@ -45,7 +46,7 @@ def cluster(spec: RunSpec) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def passed(spec: RunSpec, plan: Plan, cluster: None) -> dict[str, Any]:
     """One run of the eight partitions through a slow stage, and what was seen on the way."""
-    board = handoff.start_board(plan.partitions, spec.max_uncommitted)
+    board = start_board(plan.partitions, spec.max_uncommitted)
     source = SparkSource(spec)
     producer = handoff.Producer(board, plan.partitions, source)
     producer.start()
@@ -90,14 +91,14 @@ def test_a_dead_producer_wakes_whoever_waits(
 
     monkeypatch.setattr(job, "start_spark", broken)
     monkeypatch.setattr(job, "stop_spark", lambda: None)
-    board = handoff.start_board(plan.partitions, spec.max_uncommitted)
+    board = start_board(plan.partitions, spec.max_uncommitted)
     handoff.Producer(board, plan.partitions, SparkSource(spec)).start()
     with pytest.raises(Exception, match="Spark ETL stopped: OSError: no space left on device"):
         ray.get(board.wait_until_posted.remote(plan.partitions[0].partition_id), timeout=30)
 
 
 def test_a_wave_larger_than_the_cap_is_refused_and_not_waited_for(cluster: None, plan: Plan) -> None:
-    board = handoff.start_board(plan.partitions, 1)
+    board = start_board(plan.partitions, 1)
     with pytest.raises(Exception, match="a wave of 2 partitions exceeds the cap of 1"):
         ray.get(board.reserve.remote(["a", "b"]), timeout=30)
 
@@ -106,7 +107,7 @@ def test_a_sole_executor_that_is_gone_for_good_costs_a_new_spark_and_no_partitio
     cluster: None, spec: RunSpec, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job, "EXECUTOR_PATIENCE_S", 5.0)
-    board = handoff.start_board(plan.partitions, spec.max_uncommitted)
+    board = start_board(plan.partitions, spec.max_uncommitted)
     source = SparkSource(spec)
     producer = handoff.Producer(board, plan.partitions, source)
     producer.start()
@@ -116,8 +117,10 @@ def test_a_sole_executor_that_is_gone_for_good_costs_a_new_spark_and_no_partitio
     rows = handoff.read_tickets(board, plan.partitions, spec.max_uncommitted).map_batches(
         SlowStage, fn_constructor_args=(board,), batch_size=None, batch_format="pyarrow", concurrency=1, num_cpus=0.5
     )
-    arrived = [(row["partition_id"], row["call_ids"]) for row in rows.take_all()]
-    producer.join(60)
+    try:
+        arrived = [(row["partition_id"], row["call_ids"]) for row in rows.take_all()]
+    finally:
+        producer.join(60)  # what it stops after Ray is gone would start another Ray
     assert sorted(arrived) == sorted((p.partition_id, [c.call_id for c in p.calls]) for p in plan.partitions)
     warnings = ray.get(board.warnings.remote(0))
     assert sum("Spark ETL is started again: no executor of Spark was left" in line for line in warnings) == 1, warnings
@@ -130,3 +133,8 @@ def test_a_cluster_without_room_for_an_executor_is_said_so(cluster: None, monkey
             job.start_spark(SparkSpec(cores_per_executor=64), runtime.SPARK_MASTER_CPUS)
     finally:
         job.stop_spark()
+
+
+def test_waves_are_consecutive_and_the_last_one_is_shorter() -> None:
+    partitions = [Partition(partition_id=str(i), calls=()) for i in range(5)]
+    assert [[p.partition_id for p in wave] for wave in handoff.waves(partitions, 2)] == [["0", "1"], ["2", "3"], ["4"]]
