@@ -52,7 +52,12 @@ def passed(spec: RunSpec, plan: Plan, cluster: None) -> dict[str, Any]:
     producer.start()
     tickets = handoff.read_tickets(board, plan.partitions, spec.max_uncommitted)
     stage = tickets.map_batches(
-        SlowStage, fn_constructor_args=(board,), batch_size=None, batch_format="pyarrow", concurrency=1, num_cpus=0.5
+        SlowStage,
+        fn_constructor_args=(board, spec.max_uncommitted),
+        batch_size=None,
+        batch_format="pyarrow",
+        concurrency=1,
+        num_cpus=0.5,
     )
     rows = stage.take_all()
     producer.join(60)
@@ -115,7 +120,12 @@ def test_a_sole_executor_that_is_gone_for_good_costs_a_new_spark_and_no_partitio
     [executor] = [name for name in ray.util.list_named_actors() if name.startswith("raydp-executor-")]
     ray.kill(ray.get_actor(executor))  # as Ray does once RayDP has let go of it
     rows = handoff.read_tickets(board, plan.partitions, spec.max_uncommitted).map_batches(
-        SlowStage, fn_constructor_args=(board,), batch_size=None, batch_format="pyarrow", concurrency=1, num_cpus=0.5
+        SlowStage,
+        fn_constructor_args=(board, spec.max_uncommitted),
+        batch_size=None,
+        batch_format="pyarrow",
+        concurrency=1,
+        num_cpus=0.5,
     )
     try:
         arrived = [(row["partition_id"], row["call_ids"]) for row in rows.take_all()]

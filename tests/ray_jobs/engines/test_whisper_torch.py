@@ -19,7 +19,7 @@ from ray_jobs.engines.load_asr import load_asr
 from ray_jobs.engines.whisper_beam import beam_search
 from ray_jobs.engines.whisper_decode import Decoded, decode
 from ray_jobs.engines.whisper_features import LogMel
-from ray_jobs.engines.whisper_model import Decoder, Encoder
+from ray_jobs.engines.whisper_model import Decoder, DecoderState, Encoder
 from ray_jobs.engines.whisper_scores import Scorer
 from ray_jobs.engines.whisper_torch import WhisperTorch
 from ray_jobs.engines.whisper_vocabulary import Vocabulary
@@ -152,14 +152,19 @@ def textbook_search(scorer: Scorer, audio: torch.Tensor, num_beams: int) -> list
     beams: list[tuple[float, list[int]]] = [(0.0, [])]
     ended: list[tuple[float, list[int]]] = []
     prompt = torch.tensor([scorer.vocabulary.prompt("en")])
+    heard = scorer.model.start(audio, prompt.shape[1]).cross_kv
     while len(ended) < num_beams:
         candidates = []
         for total, text in beams:
             tokens = torch.tensor([text], dtype=torch.long)
-            state = scorer.model.start(audio, prompt.shape[1] + len(text))
+            state = DecoderState(scorer.model.caches(1, prompt.shape[1] + len(text))[0], heard)
             hidden, _ = scorer.model.step(torch.cat([prompt, tokens], 1), state)
             logprobs = scorer.scores(hidden[:, -1], tokens)[0].log_softmax(-1)
-            candidates += [(total + logprob, [*text, token]) for token, logprob in enumerate(logprobs.tolist())]
+            best = logprobs.topk(2 * num_beams)  # of one text no more than these can be among the next
+            candidates += [
+                (total + logprob, [*text, token])
+                for logprob, token in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            ]
         beams = []
         for total, text in sorted(candidates, key=lambda candidate: -candidate[0]):
             if text[-1] == scorer.vocabulary.end:
