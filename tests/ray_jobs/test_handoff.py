@@ -43,15 +43,10 @@ def cluster(spec: RunSpec) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def passed(spec: RunSpec, plan: Plan, cluster: None) -> dict[str, Any]:
-    """One run of the eight partitions through a slow stage, and what was seen on the way."""
-    board = start_board(plan.partitions, spec.max_uncommitted)
-    source = SparkSource(spec)
-    producer = handoff.Producer(board, plan.partitions, source)
-    producer.start()
+def through_slow_stage(board: Any, spec: RunSpec, plan: Plan) -> list[dict[str, Any]]:
+    """One row per partition, once all are committed."""
     tickets = handoff.read_tickets(board, plan.partitions, spec.max_uncommitted)
-    stage = tickets.map_batches(
+    committed = tickets.map_batches(
         SlowStage,
         fn_constructor_args=(board, spec.max_uncommitted),
         batch_size=None,
@@ -59,7 +54,17 @@ def passed(spec: RunSpec, plan: Plan, cluster: None) -> dict[str, Any]:
         concurrency=1,
         num_cpus=0.5,
     )
-    rows = stage.take_all()
+    return committed.take_all()
+
+
+@pytest.fixture(scope="module")
+def passed(spec: RunSpec, plan: Plan, cluster: None) -> dict[str, Any]:
+    """One run of the eight partitions through a slow stage, and what was seen on the way."""
+    board = start_board(plan.partitions, spec.max_uncommitted)
+    source = SparkSource(spec)
+    producer = handoff.Producer(board, plan.partitions, source)
+    producer.start()
+    rows = through_slow_stage(board, spec, plan)
     producer.join(60)
     return {"rows": rows, "history": ray.get(board.history.remote()), "producer": producer, "source": source}
 
@@ -119,16 +124,8 @@ def test_a_sole_executor_that_is_gone_for_good_costs_a_new_spark_and_no_partitio
     ray.get(board.wait_until_posted.remote(plan.partitions[0].partition_id))
     [executor] = [name for name in ray.util.list_named_actors() if name.startswith("raydp-executor-")]
     ray.kill(ray.get_actor(executor))  # as Ray does once RayDP has let go of it
-    rows = handoff.read_tickets(board, plan.partitions, spec.max_uncommitted).map_batches(
-        SlowStage,
-        fn_constructor_args=(board, spec.max_uncommitted),
-        batch_size=None,
-        batch_format="pyarrow",
-        concurrency=1,
-        num_cpus=0.5,
-    )
     try:
-        arrived = [(row["partition_id"], row["call_ids"]) for row in rows.take_all()]
+        arrived = [(row["partition_id"], row["call_ids"]) for row in through_slow_stage(board, spec, plan)]
     finally:
         producer.join(60)  # what it stops after Ray is gone would start another Ray
     assert sorted(arrived) == sorted((p.partition_id, [c.call_id for c in p.calls]) for p in plan.partitions)
