@@ -172,11 +172,11 @@ def window_bound_s(shape: WhisperConfig, batch_size: int, flops_per_s: float, by
     width, positions, frames = shape.width, shape.audio_positions, 2 * shape.audio_positions
     convs = 2 * 3 * width * (shape.num_mels * frames + width * positions)
     encoder = shape.encoder_layers * (24 * width**2 * positions + 4 * positions**2 * width)
-    cross_kv = shape.decoder_layers * 4 * width**2 * positions
-    decoder_weights = shape.decoder_layers * 14 * width**2 + shape.vocab_size * width
-    flops = convs + encoder + cross_kv + 2 * decoder_weights * NUM_TOKENS
-    keys_and_values = shape.decoder_layers * 2 * width * (positions + NUM_TOKENS / 2)
-    read_bytes = 2 * NUM_TOKENS * (keys_and_values + decoder_weights / batch_size)
+    cross_attention = shape.decoder_layers * 4 * shape.num_heads * width * positions
+    decoder_weights = shape.decoder_layers * 16 * width**2 + shape.vocab_size * width
+    flops = convs + encoder + NUM_TOKENS * (2 * decoder_weights + cross_attention)
+    audio_and_text = width * positions + shape.decoder_layers * width * NUM_TOKENS
+    read_bytes = 2 * NUM_TOKENS * (audio_and_text + decoder_weights / batch_size)
     return flops / flops_per_s + read_bytes / bytes_per_s
 
 

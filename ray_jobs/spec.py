@@ -270,7 +270,7 @@ class AsrSpec(Section):
         default=False, description="whisper_torch: decode with timestamp tokens, which cut the text into segments"
     )
     batch_size: Count | None = _tuning(
-        None, "windows decoded together; null: 16, and for whisper_torch on a GPU as many as its memory holds"
+        None, "windows decoded together; null: 16, for whisper_torch 32, and on a GPU as many as its memory holds"
     )
     cuda_graphs: bool = _tuning(True, "whisper_torch on a GPU: record the decoder's steps once and replay them")
     actors: ActorSpec = _tuning(ActorSpec(), "the pool of engines")

@@ -30,7 +30,8 @@ class GraphDecoder:
         """
         self._decoder = decoder
         self._max_windows = max_windows
-        self._self_kv, self._cross_kv = decoder.caches(max_windows, max_length)
+        self._self_kv = decoder.text_cache(max_windows, max_length)
+        self._audio = decoder.audio_cache(max_windows)
         self._keys = torch.arange(max_length, device=decoder.device)
         self._position = torch.zeros(1, dtype=torch.long, device=decoder.device)
         self._tokens = torch.zeros(max_windows, 1, dtype=torch.long, device=decoder.device)
@@ -44,9 +45,9 @@ class GraphDecoder:
         num_windows = len(audio)
         if num_windows > self._max_windows or max_length > len(self._keys):
             return self._decoder.start(audio, max_length)
-        state = DecoderState(self._self_kv[:, :, :num_windows], self._cross_kv[:, :, :num_windows])
+        state = DecoderState(self._self_kv[:, :, :num_windows], self._audio[:num_windows])
         state.self_kv.zero_()  # a mask hides what is finite only: no NaN may be left behind it
-        self._decoder.read_audio(audio, state.cross_kv)
+        state.audio.copy_(audio)
         return state
 
     def step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, Tensor]:
@@ -78,7 +79,7 @@ class GraphDecoder:
             self._tokens[:size],
             self._position,
             self._self_kv[:, :, :size],
-            self._cross_kv[:, :, :size],
+            self._audio[:size],
             self._decoder.mask(self._keys, self._position),
         )
 

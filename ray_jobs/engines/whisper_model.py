@@ -133,15 +133,14 @@ class Encoder:
 
 
 class DecoderState:
-    """The caches of a batch in decoding. Windows that are done leave it; what is left stays contiguous.
+    """What a batch in decoding looks back at. Windows that are done leave it; what is left stays contiguous.
 
-    `self_kv`: (layers, 2, windows, beams, num_heads, text_positions, head_dim), filled up to `length`; `cross_kv`:
-    (layers, 2, windows, num_heads, audio_positions, head_dim), keys and values of the encoder's output, which all
-    beams of a window share.
+    `self_kv`: (layers, 2, windows, beams, num_heads, text_positions, head_dim), filled up to `length`; `audio`:
+    (windows, audio_positions, width), the encoder's output, which all layers and all beams of a window share.
     """
 
-    def __init__(self, self_kv: Tensor, cross_kv: Tensor) -> None:
-        self.self_kv, self.cross_kv = self_kv, cross_kv
+    def __init__(self, self_kv: Tensor, audio: Tensor) -> None:
+        self.self_kv, self.audio = self_kv, audio
         self.length = 0
 
     def keep(self, windows: Tensor) -> Tensor:
@@ -154,9 +153,9 @@ class DecoderState:
         gaps[windows[windows < kept]] = False
         (holes,) = torch.where(gaps)
         movers = windows[windows >= kept]
-        for cache in (self.self_kv, self.cross_kv):
-            cache[:, :, holes] = cache[:, :, movers]
-        self.self_kv, self.cross_kv = self.self_kv[:, :, :kept], self.cross_kv[:, :, :kept]
+        self.self_kv[:, :, holes] = self.self_kv[:, :, movers]
+        self.audio[holes] = self.audio[movers]
+        self.self_kv, self.audio = self.self_kv[:, :, :kept], self.audio[:kept]
         order = torch.arange(kept, device=windows.device)
         order[holes] = movers
         return order
@@ -175,53 +174,85 @@ class DecoderState:
         texts[:] = texts[:, :, windows, parents]
 
 
+class _CrossAttention:
+    """Attention to the audio without keys or values of it: both projections move to the other side of the products.
+
+    A head's scores q (W a) are (q W) a, and what it sees, w (V a), is (w a) V: the few queries are projected instead of
+    1,500 positions of audio, as multi-head latent attention does it (DeepSeek-AI, 2024, section 2.1). All layers then
+    read the same encoder output, a twelfth of Whisper base's caches, at each step: on a CPU it stays in the cache,
+    where keys and values of each layer came from memory, and more windows fit a GPU.
+    """
+
+    def __init__(self, weights: _Weights, num_heads: int, alignment_heads: Sequence[int]) -> None:
+        self.num_heads = num_heads
+        self.query, self.out = _Linear(weights, "q_proj"), _Linear(weights, "out_proj")
+        # (num_heads, head_dim, width), unrounded: see _in_parts
+        self.keys = weights("k_proj.weight").float().unflatten(0, (num_heads, -1))
+        self.values = weights("v_proj.weight").unflatten(0, (num_heads, -1)).transpose(1, 2).contiguous()
+        # The weights of a head sum up to one, so its values' bias passes through them as it is.
+        self.value_bias = weights("v_proj.bias").unflatten(0, (num_heads, 1, -1))
+        # On the device: a list would be copied there at every step, and the host would wait for it.
+        self.alignment_heads = torch.tensor(alignment_heads, dtype=torch.long, device=self.keys.device)
+
+    def __call__(self, x: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """What `x` (windows, n, width) sees in `audio` (windows, audio_positions, width): as `x`.
+
+        And the weights of the alignment heads: (windows, num_alignment_heads, n, audio_positions).
+        """
+        windows, num_queries, width = x.shape
+        queries = self.query(x).view(windows * num_queries, self.num_heads, -1).transpose(0, 1)
+        queries = (queries.float() * queries.shape[-1] ** -0.5) @ self.keys
+        queries = queries.view(self.num_heads, windows, num_queries, width).transpose(0, 1)
+        parts = _in_parts(queries.reshape(windows, -1, width), audio.dtype)
+        # Audio comes first in the product: the many rows are read as they lie, and only the few are rearranged.
+        scores = (audio @ torch.cat(parts, 1).transpose(1, 2)).transpose(1, 2).chunk(len(parts), 1)
+        # Along its last dimension softmax is several times faster, the copy included.
+        attention = sum(scores[1:], scores[0].float()).contiguous().softmax(-1).to(audio.dtype)
+        seen = (attention @ audio).view(windows, self.num_heads, num_queries, width).transpose(0, 1)
+        seen = torch.baddbmm(self.value_bias, seen.reshape(self.num_heads, -1, width), self.values)
+        by_head = attention.view(windows, self.num_heads, num_queries, -1)
+        return self.out(seen.transpose(0, 1).reshape(x.shape)), by_head[:, self.alignment_heads]
+
+
+def _in_parts(x: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    """`x`, float32, as a sum of tensors of `dtype`: what rounding takes from the first is the second.
+
+    Queries that are multiplied with whole audio embeddings, as large as they are beside what a head looks for, err a
+    third more when rounded once than keys and values did; in two parts they do not, for almost no time, as the matrix
+    units take sixteen columns where a window has eight heads.
+    """
+    rounded = x.to(dtype)
+    return [x] if dtype == x.dtype else [rounded, (x - rounded).to(dtype)]
+
+
 class _DecoderLayer:
-    def __init__(self, weights: _Weights, num_heads: int, heads: Sequence[int]) -> None:
+    def __init__(self, weights: _Weights, num_heads: int, alignment_heads: Sequence[int]) -> None:
         self.num_heads = num_heads
         self.self_norm = _Norm(weights, "self_attn_layer_norm")
         self.qkv = _Linear(weights.below("self_attn"), "q_proj", "k_proj", "v_proj")
         self.self_out = _Linear(weights.below("self_attn"), "out_proj")
         self.cross_norm = _Norm(weights, "encoder_attn_layer_norm")
-        self.q = _Linear(weights.below("encoder_attn"), "q_proj")
-        self.cross_kv = _Linear(weights.below("encoder_attn"), "k_proj", "v_proj")
-        self.cross_out = _Linear(weights.below("encoder_attn"), "out_proj")
-        # On the device: a list would be copied there at every step, and the host would wait for it.
-        self.heads = torch.tensor(heads, dtype=torch.long, device=self.q.weight.device)
+        self.cross_attention = _CrossAttention(weights.below("encoder_attn"), num_heads, alignment_heads)
         self.feed_forward = _FeedForward(weights)
 
     def __call__(
-        self, x: Tensor, self_kv: Tensor, cross_kv: Tensor, mask: Tensor | None, positions: slice | Tensor
+        self, x: Tensor, self_kv: Tensor, audio: Tensor, mask: Tensor | None, positions: slice | Tensor
     ) -> tuple[Tensor, Tensor]:
-        """One block over `x` (rows, n, width) at `positions` of the caches; also the cross-attention of `heads`.
+        """One block over `x` (rows, n, width) at `positions` of the texts; also the attention of the alignment heads.
 
-        There is a row per text: `self_kv` has as many, `cross_kv` one per window. Where windows have several, n is 1,
+        There is a row per text: `self_kv` has as many, `audio` one per window. Where windows have several, n is 1,
         and their texts stand side by side where else the new tokens of one text do, in the attention too, which has
-        shape (windows, len(heads), audio_positions, n or beams).
+        shape (windows, num_alignment_heads, n or beams, audio_positions).
         """
         q, k, v = _split_heads(self.qkv(self.self_norm(x)), 3, self.num_heads)
         keys, values = self_kv
         keys[:, :, positions] = k
         values[:, :, positions] = v
-        attended, _ = _attend(q, keys, values, mask)
+        attended = functional.scaled_dot_product_attention(q, keys, values, mask)
         x = x + self.self_out(_join_heads(attended))
-        by_window = self.cross_norm(x).view(cross_kv.shape[1], -1, x.shape[2])
-        (q,) = _split_heads(self.q(by_window), 1, self.num_heads)
-        attended, probabilities = _attend(q, cross_kv[0], cross_kv[1], None)
-        x = x + self.cross_out(_join_heads(attended)).view(x.shape)
-        return self.feed_forward(x), probabilities[:, self.heads]
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Attention of few queries to many keys: (rows, heads, n, head_dim), and the weights (rows, heads, keys, n).
-
-    Keys come first in the product because with one query it is then a matrix times a vector, which reads the keys at
-    the speed of memory; the fused kernels are several times slower there.
-    """
-    scores = k @ (q * q.shape[-1] ** -0.5).transpose(-1, -2)
-    if mask is not None:
-        scores = scores + mask
-    weights = scores.softmax(-2)
-    return weights.transpose(-1, -2) @ v, weights
+        by_window = self.cross_norm(x).view(len(audio), -1, x.shape[2])
+        seen, attention = self.cross_attention(by_window, audio)
+        return self.feed_forward(x + seen.view(x.shape)), attention
 
 
 class Decoder:
@@ -243,48 +274,45 @@ class Decoder:
         self._norm = _Norm(weights, "layer_norm")
 
     def start(self, audio: Tensor, max_length: int) -> DecoderState:
-        """Caches for texts of up to `max_length` tokens on the encoder's output (windows, audio_positions, width)."""
-        state = DecoderState(*self.caches(len(audio), max_length))
-        self.read_audio(audio, state.cross_kv)
-        return state
+        """Texts of up to `max_length` tokens on the encoder's output (windows, audio_positions, width)."""
+        return DecoderState(self.text_cache(len(audio), max_length), audio.clone())  # windows that are done leave it
 
-    def caches(self, num_windows: int, max_length: int) -> tuple[Tensor, Tensor]:
-        """Room for a DecoderState's `self_kv` and `cross_kv`, one text per window; what is in it is undefined."""
+    def text_cache(self, num_windows: int, max_length: int) -> Tensor:
+        """Room for a DecoderState's `self_kv`, one text per window; what is in it is undefined."""
         shape = self.config
         head_dim = shape.width // shape.num_heads
-        self_shape = (shape.decoder_layers, 2, num_windows, 1, shape.num_heads, max_length, head_dim)
-        cross_shape = (shape.decoder_layers, 2, num_windows, shape.num_heads, shape.audio_positions, head_dim)
-        return self._embeddings.new_empty(self_shape), self._embeddings.new_empty(cross_shape)
+        return self._embeddings.new_empty(
+            shape.decoder_layers, 2, num_windows, 1, shape.num_heads, max_length, head_dim
+        )
 
-    def read_audio(self, audio: Tensor, cross_kv: Tensor) -> None:
-        """Write the keys and values of the encoder's output into `cross_kv`."""
-        for cache, layer in zip(cross_kv, self._layers, strict=True):
-            cache[0], cache[1] = _split_heads(layer.cross_kv(audio), 2, self.config.num_heads)
+    def audio_cache(self, num_windows: int) -> Tensor:
+        """Room for a DecoderState's `audio`; what is in it is undefined."""
+        return self._embeddings.new_empty(num_windows, self.config.audio_positions, self.config.width)
 
     def step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, Tensor]:
         """Append `tokens` (rows, n) to the state's texts, one row each; n is 1 where windows have several.
 
         Returns the hidden states (rows, n, width), and the cross-attention of the alignment heads
-        (windows, num_alignment_heads, audio_positions, n or beams).
+        (windows, num_alignment_heads, n or beams, audio_positions).
         """
         start, num_new = state.length, tokens.shape[1]
         end = start + num_new
         mask = self._causal_mask(start, num_new) if num_new > 1 else None
         state.length = end
-        return self.run(tokens, slice(start, end), state.self_kv[..., :end, :], state.cross_kv, mask)
+        return self.run(tokens, slice(start, end), state.self_kv[..., :end, :], state.audio, mask)
 
     def run(
-        self, tokens: Tensor, positions: slice | Tensor, self_kv: Tensor, cross_kv: Tensor, mask: Tensor | None
+        self, tokens: Tensor, positions: slice | Tensor, self_kv: Tensor, audio: Tensor, mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """What `step` returns, for tokens at `positions` of caches shaped as a DecoderState's.
+        """What `step` returns, for tokens at `positions` of texts and audio shaped as a DecoderState's.
 
-        `mask` (text_positions, n) is added to the scores of the texts' own keys: it hides those that are not there.
+        `mask` (n, text_positions) is added to the scores of the texts' own keys: it hides those that are not there.
         """
         x = self._embeddings[tokens] + self._positions[positions]
         texts = (2, len(x), *self_kv.shape[4:])
         attention = []
         for i, layer in enumerate(self._layers):
-            x, weights = layer(x, self_kv[i].view(texts), cross_kv[i], mask, positions)
+            x, weights = layer(x, self_kv[i].view(texts), audio, mask, positions)
             attention.append(weights)
         return self._norm(x), torch.cat(attention, 1)
 
@@ -294,7 +322,7 @@ class Decoder:
 
     def logits(self, hidden: Tensor, vocab_size: int | None = None) -> Tensor:
         """Scores of all tokens, or of the first `vocab_size`: float32, rounded to the model's dtype."""
-        return (hidden @ self._embeddings[:vocab_size].T).float()
+        return functional.linear(hidden, self._embeddings[:vocab_size]).float()
 
     def exact_logits(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """Unrounded scores of some tokens (rows, n) at one hidden state per row (rows, width): float32 (rows, n)."""
@@ -305,6 +333,6 @@ class Decoder:
         return self.mask(keys, keys[start:])
 
     def mask(self, keys: Tensor, queries: Tensor) -> Tensor:
-        """(num_keys, num_queries): -inf where a key's position is after its query's, else 0."""
-        later = keys[:, None] > queries
+        """(num_queries, num_keys): -inf where a key's position is after its query's, else 0."""
+        later = keys > queries[:, None]
         return torch.zeros_like(later, dtype=self._embeddings.dtype).masked_fill_(later, -torch.inf)

@@ -62,12 +62,12 @@ class Scorer:
         state = self.model.start(audio, prompts.shape[1] + MAX_TOKENS)
         hidden, attention = self.model.step(prompts, state)
         no_speech = self.model.logits(hidden[:, 0]).softmax(-1)[:, self.vocabulary.no_speech]
-        return state, self.scores(hidden[:, -1], prompts[:, :0]), attention[..., -1], no_speech
+        return state, self.scores(hidden[:, -1], prompts[:, :0]), attention[:, :, -1], no_speech
 
     def advance(self, history: Tensor, state: DecoderState) -> tuple[Tensor, Tensor]:
         """Scores after one more token, and the attention it looked with; `history` (rows, n): the texts so far."""
         hidden, attention = self.model.step(history[:, -1:], state)
-        return self.scores(hidden[:, -1], history), attention[..., -1]
+        return self.scores(hidden[:, -1], history), attention[:, :, -1]
 
     def attention(self, audio: Tensor, languages: Sequence[str], texts: Sequence[Sequence[int]]) -> list[Tensor]:
         """The attention with which each token of a text, and its end, is chosen: (num_tokens + 1, num_heads, ...)."""
@@ -76,7 +76,7 @@ class Scorer:
         padded = [[*text, *[self.vocabulary.end] * (longest - len(text))] for text in texts]
         tokens = torch.cat([prompts, torch.tensor(padded, dtype=torch.long, device=audio.device)], 1)
         _, attention = self.model.step(tokens, self.model.start(audio, tokens.shape[1]))
-        rows = attention[..., prompts.shape[1] - 1 :].permute(0, 3, 1, 2)
+        rows = attention[:, :, prompts.shape[1] - 1 :].transpose(1, 2)
         return [row[: len(text) + 1] for row, text in zip(rows, texts, strict=True)]
 
     def scores(self, hidden: Tensor, history: Tensor) -> Tensor:

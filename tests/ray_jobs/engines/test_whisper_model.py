@@ -97,7 +97,7 @@ def test_a_beam_goes_on_as_a_text_of_its_own_would(checkpoint: Checkpoint) -> No
     alone = decoder.start(audio.repeat_interleave(3, 0), 3)
     expected, expected_attention = decoder.step(texts, alone)
     torch.testing.assert_close(hidden[:, 0], expected[:, -1], atol=1e-4, rtol=1e-4)
-    by_beam = expected_attention[..., -1].unflatten(0, (2, 3)).permute(0, 2, 3, 1)
+    by_beam = expected_attention[:, :, -1].unflatten(0, (2, 3)).transpose(1, 2)
     torch.testing.assert_close(attention, by_beam, atol=1e-5, rtol=1e-4)
 
 

@@ -152,12 +152,12 @@ def textbook_search(scorer: Scorer, audio: torch.Tensor, num_beams: int) -> list
     beams: list[tuple[float, list[int]]] = [(0.0, [])]
     ended: list[tuple[float, list[int]]] = []
     prompt = torch.tensor([scorer.vocabulary.prompt("en")])
-    heard = scorer.model.start(audio, prompt.shape[1]).cross_kv
+    heard = scorer.model.start(audio, prompt.shape[1]).audio
     while len(ended) < num_beams:
         candidates = []
         for total, text in beams:
             tokens = torch.tensor([text], dtype=torch.long)
-            state = DecoderState(scorer.model.caches(1, prompt.shape[1] + len(text))[0], heard)
+            state = DecoderState(scorer.model.text_cache(1, prompt.shape[1] + len(text)), heard)
             hidden, _ = scorer.model.step(torch.cat([prompt, tokens], 1), state)
             logprobs = scorer.scores(hidden[:, -1], tokens)[0].log_softmax(-1)
             best = logprobs.topk(2 * num_beams)  # of one text no more than these can be among the next
