@@ -43,11 +43,17 @@ class _Linear:
 
 
 class _Norm:
+    """Layer normalisation of what the blocks add up, float32 in any model: added up in bfloat16, each block's rounding
+    would stay, and that of a small model's encoder alone is seen in its word errors."""
+
     def __init__(self, weights: _Weights, name: str) -> None:
-        self.weight, self.bias = weights(f"{name}.weight"), weights(f"{name}.bias")
+        weight = weights(f"{name}.weight")
+        self.dtype = weight.dtype
+        self.weight, self.bias = weight.float(), weights(f"{name}.bias").float()
 
     def __call__(self, x: Tensor) -> Tensor:
-        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias)
+        """`x`, float32, normalised, in the model's dtype."""
+        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias).to(self.dtype)
 
 
 class _FeedForward:
@@ -123,7 +129,7 @@ class Encoder:
         x = log_mel.to(self._dtype)
         for conv in self._convs:
             x = conv(x)
-        x = x + self._positions[: x.shape[1]]
+        x = x.float() + self._positions[: x.shape[1]]
         for layer in self._layers:
             x = layer(x)
         return self._norm(x)
@@ -238,7 +244,7 @@ class _DecoderLayer:
     def __call__(
         self, x: Tensor, self_kv: Tensor, audio: Tensor, mask: Tensor | None, positions: slice | Tensor
     ) -> tuple[Tensor, Tensor]:
-        """One block over `x` (rows, n, width) at `positions` of the texts; also the attention of the alignment heads.
+        """One block over `x` (rows, n, width), float32, at `positions` of the texts; also the alignment heads' attention.
 
         There is a row per text: `self_kv` has as many, `audio` one per window. Where windows have several, n is 1,
         and their texts stand side by side where else the new tokens of one text do, in the attention too, which has
@@ -308,7 +314,7 @@ class Decoder:
 
         `mask` (n, text_positions) is added to the scores of the texts' own keys: it hides those that are not there.
         """
-        x = self._embeddings[tokens] + self._positions[positions]
+        x = self._embeddings[tokens].float() + self._positions[positions]
         texts = (2, len(x), *self_kv.shape[4:])
         attention = []
         for i, layer in enumerate(self._layers):
