@@ -244,7 +244,7 @@ class _DecoderLayer:
     def __call__(
         self, x: Tensor, self_kv: Tensor, audio: Tensor, mask: Tensor | None, positions: slice | Tensor
     ) -> tuple[Tensor, Tensor]:
-        """One block over `x` (rows, n, width), float32, at `positions` of the texts; also the alignment heads' attention.
+        """One block over `x` (rows, n, width), float32, at `positions`; also the attention of the alignment heads.
 
         There is a row per text: `self_kv` has as many, `audio` one per window. Where windows have several, n is 1,
         and their texts stand side by side where else the new tokens of one text do, in the attention too, which has
