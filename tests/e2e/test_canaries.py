@@ -124,6 +124,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
             )
             for variable in ("TMPDIR", "RAY_TMPDIR", "SPARK_LOCAL_DIRS"):
                 patch.setenv(variable, str(temporary))
+            patch.setenv("RAY_metrics_report_interval_ms", "500")  # at Ray's 10 s an engine may end before it has told
             job = start_job("--spec", spec)
             metrics, engine_log = watch(job, temporary)
         terminal, _ = job.communicate()
@@ -152,7 +153,7 @@ def watch(job: "subprocess.Popen[str]", temporary: Path) -> tuple[str, str]:
                     metrics += httpx.get(f"http://{target}/metrics").text
                 except httpx.TransportError:
                     continue  # not up yet, or down again
-        time.sleep(2)
+        time.sleep(0.5)
     return metrics, engine_log
 
 
