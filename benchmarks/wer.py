@@ -152,7 +152,10 @@ def read(audio: Sequence[CallAudio], engine: AsrEngine, asr: AsrSpec) -> list[li
 
 def span_by_span(audio: CallAudio) -> list[CallAudio]:
     """The call as one call per span, so that no window holds two."""
-    return [replace(audio, spans=(span,), pcm=samples.tobytes()) for span, samples in audio.iter_speech()]
+    return [
+        replace(audio, call_id=f"{audio.call_id}-{n}", spans=(span,), pcm=samples.tobytes())
+        for n, (span, samples) in enumerate(audio.iter_speech())
+    ]
 
 
 def score(references: Sequence[Reference], heard: Sequence[Sequence[tuple[int, Word]]]) -> Score:

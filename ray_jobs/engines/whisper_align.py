@@ -28,8 +28,9 @@ def token_starts(attention: Sequence[Tensor], num_positions: Sequence[int]) -> l
 def _cost(attention: Tensor) -> Tensor:
     """(num_rows, audio_positions) float64: low where the heads look."""
     weights = attention.float()
-    deviation, mean = torch.std_mean(weights, 0, correction=0, keepdim=True)
-    return -((weights - mean) / deviation.clamp_(min=1e-8)).mean(1).double()
+    weights = weights - weights.mean(0)
+    deviation = weights.square().mean(0).sqrt_()  # on a CPU in a fraction of std_mean's time
+    return -(weights / deviation.clamp_(min=1e-8)).mean(1).double()
 
 
 def _warp(costs: Tensor) -> tuple[Tensor, Tensor]:

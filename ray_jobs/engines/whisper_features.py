@@ -34,7 +34,7 @@ class LogMel:
         size = min(MAX_SAMPLES, (waves.shape[1] // HOP_SAMPLES + 3) * HOP_SAMPLES)
         waves = functional.pad(waves, (0, size - waves.shape[1]))
         spectra = torch.stft(waves, _FFT_SAMPLES, HOP_SAMPLES, window=self._taper, return_complex=True)
-        power = torch.view_as_real(spectra).square().sum(-1)[..., :-1]  # the reference drops the last frame
+        power = (spectra.real.square() + spectra.imag.square())[..., :-1]  # the reference drops the last frame
         log_mel = (power.transpose(1, 2) @ self._bank).clamp_(min=10**_FLOOR_LOG10).log10_()
         floor = (log_mel.amax(dim=(1, 2), keepdim=True) - _RANGE_LOG10).clamp_(min=_FLOOR_LOG10)
         # Frames after the longest window hold silence only: they lie at the floor and need no transform.

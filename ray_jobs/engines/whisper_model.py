@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ray_jobs.engines.linear import Linear
 from ray_jobs.engines.whisper_weights import Checkpoint, WhisperConfig
 from ray_jobs.errors import ModelError
 
@@ -25,44 +26,39 @@ class _Weights:
         return _Weights(self._checkpoint, f"{self._prefix}{prefix}.", self._device, self._dtype)
 
 
-class _Linear:
+def _linear(weights: _Weights, *names: str, gelu: bool = False) -> Linear:
     """One product for several projections of the same input; a projection without bias gets zeros."""
-
-    def __init__(self, weights: _Weights, *names: str) -> None:
-        self.weight = torch.cat([weights(f"{name}.weight") for name in names])
-        self.bias = torch.cat([self._bias(weights, name) for name in names])
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.weight, self.bias)
-
-    @staticmethod
-    def _bias(weights: _Weights, name: str) -> Tensor:
-        if name.endswith("k_proj"):  # Whisper's keys have none
-            return torch.zeros_like(weights(f"{name}.weight")[:, 0])
-        return weights(f"{name}.bias")
+    biases = [
+        torch.zeros_like(weights(f"{name}.weight")[:, 0])  # Whisper's keys have none
+        if name.endswith("k_proj")
+        else weights(f"{name}.bias")
+        for name in names
+    ]
+    return Linear(torch.cat([weights(f"{name}.weight") for name in names]), torch.cat(biases), gelu=gelu)
 
 
 class _Norm:
     """Layer normalisation of what the blocks add up, float32 in any model: added up in bfloat16, each block's rounding
     would stay, and that of a small model's encoder alone is seen in its word errors."""
 
-    def __init__(self, weights: _Weights, name: str) -> None:
+    def __init__(self, weights: _Weights, name: str, dtype: torch.dtype | None = None) -> None:
+        """The result is of `dtype`, by default the model's."""
         weight = weights(f"{name}.weight")
-        self.dtype = weight.dtype
+        self.dtype = dtype or weight.dtype
         self.weight, self.bias = weight.float(), weights(f"{name}.bias").float()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """`x`, float32, normalised, in the model's dtype."""
+        """`x`, float32, normalised."""
         return functional.layer_norm(x, self.weight.shape, self.weight, self.bias).to(self.dtype)
 
 
 class _FeedForward:
     def __init__(self, weights: _Weights) -> None:
         self.norm = _Norm(weights, "final_layer_norm")
-        self.up, self.down = _Linear(weights, "fc1"), _Linear(weights, "fc2")
+        self.up, self.down = _linear(weights, "fc1", gelu=True), _linear(weights, "fc2")
 
     def __call__(self, x: Tensor) -> Tensor:
-        return x + self.down(functional.gelu(self.up(self.norm(x))))
+        return x + self.down(self.up(self.norm(x)))
 
 
 def _split_heads(x: Tensor, num_parts: int, num_heads: int) -> Sequence[Tensor]:
@@ -83,8 +79,8 @@ class _EncoderLayer:
     def __init__(self, weights: _Weights, num_heads: int) -> None:
         self.num_heads = num_heads
         self.norm = _Norm(weights, "self_attn_layer_norm")
-        self.qkv = _Linear(weights.below("self_attn"), "q_proj", "k_proj", "v_proj")
-        self.out = _Linear(weights.below("self_attn"), "out_proj")
+        self.qkv = _linear(weights.below("self_attn"), "q_proj", "k_proj", "v_proj")
+        self.out = _linear(weights.below("self_attn"), "out_proj")
         self.feed_forward = _FeedForward(weights)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -97,8 +93,8 @@ class _Conv:
     """A convolution of kernel 3 over time-major input, as one matrix product: three rows that follow lie together."""
 
     def __init__(self, weights: _Weights, name: str, stride: int) -> None:
-        self.weight = weights(f"{name}.weight").transpose(1, 2).flatten(1).contiguous()  # (out, 3 * in)
-        self.bias = weights(f"{name}.bias")
+        weight = weights(f"{name}.weight").transpose(1, 2).flatten(1).contiguous()  # (out, 3 * in)
+        self.product = Linear(weight, weights(f"{name}.bias"), gelu=True)
         self.stride = stride
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -106,8 +102,7 @@ class _Conv:
         padded = functional.pad(x, (0, 0, 1, 1))
         batch, length, size = padded.shape
         shape = (batch, (length - 3) // self.stride + 1, 3 * size)
-        triples = padded.as_strided(shape, (length * size, self.stride * size, 1))
-        return functional.gelu(functional.linear(triples, self.weight, self.bias))
+        return self.product(padded.as_strided(shape, (length * size, self.stride * size, 1)))
 
 
 class Encoder:
@@ -191,7 +186,7 @@ class _CrossAttention:
 
     def __init__(self, weights: _Weights, num_heads: int, alignment_heads: Sequence[int]) -> None:
         self.num_heads = num_heads
-        self.query, self.out = _Linear(weights, "q_proj"), _Linear(weights, "out_proj")
+        self.query, self.out = _linear(weights, "q_proj"), _linear(weights, "out_proj")
         # (num_heads, head_dim, width), unrounded: see _in_parts
         self.keys = weights("k_proj.weight").float().unflatten(0, (num_heads, -1))
         self.values = weights("v_proj.weight").unflatten(0, (num_heads, -1)).transpose(1, 2).contiguous()
@@ -235,8 +230,8 @@ class _DecoderLayer:
     def __init__(self, weights: _Weights, num_heads: int, alignment_heads: Sequence[int]) -> None:
         self.num_heads = num_heads
         self.self_norm = _Norm(weights, "self_attn_layer_norm")
-        self.qkv = _Linear(weights.below("self_attn"), "q_proj", "k_proj", "v_proj")
-        self.self_out = _Linear(weights.below("self_attn"), "out_proj")
+        self.qkv = _linear(weights.below("self_attn"), "q_proj", "k_proj", "v_proj")
+        self.self_out = _linear(weights.below("self_attn"), "out_proj")
         self.cross_norm = _Norm(weights, "encoder_attn_layer_norm")
         self.cross_attention = _CrossAttention(weights.below("encoder_attn"), num_heads, alignment_heads)
         self.feed_forward = _FeedForward(weights)
@@ -277,7 +272,8 @@ class Decoder:
             )
             for i in range(self.config.decoder_layers)
         ]
-        self._norm = _Norm(weights, "layer_norm")
+        self._norm = _Norm(weights, "layer_norm", torch.float32)
+        self._head = Linear(self._embeddings)
 
     def start(self, audio: Tensor, max_length: int) -> DecoderState:
         """Texts of up to `max_length` tokens on the encoder's output (windows, audio_positions, width)."""
@@ -298,7 +294,7 @@ class Decoder:
     def step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, Tensor]:
         """Append `tokens` (rows, n) to the state's texts, one row each; n is 1 where windows have several.
 
-        Returns the hidden states (rows, n, width), and the cross-attention of the alignment heads
+        Returns the hidden states, float32 (rows, n, width), and the cross-attention of the alignment heads
         (windows, num_alignment_heads, n or beams, audio_positions).
         """
         start, num_new = state.length, tokens.shape[1]
@@ -328,11 +324,11 @@ class Decoder:
 
     def logits(self, hidden: Tensor, vocab_size: int | None = None) -> Tensor:
         """Scores of all tokens, or of the first `vocab_size`: float32, rounded to the model's dtype."""
-        return functional.linear(hidden, self._embeddings[:vocab_size]).float()
+        return self._head(hidden.to(self._embeddings.dtype))[..., :vocab_size].float()
 
     def exact_logits(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """Unrounded scores of some tokens (rows, n) at one hidden state per row (rows, width): float32 (rows, n)."""
-        return (self._embeddings[tokens].float() @ hidden.float()[:, :, None])[..., 0]
+        return (self._embeddings[tokens].float() @ hidden[:, :, None])[..., 0]
 
     def _causal_mask(self, start: int, num_new: int) -> Tensor:
         keys = torch.arange(start + num_new, device=self.device)
