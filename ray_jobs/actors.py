@@ -9,10 +9,11 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import ray
@@ -29,6 +30,10 @@ from spark_etl.job import etl_event
 
 if TYPE_CHECKING:
     from ray_jobs.engines.pii import Redactor
+
+T = TypeVar("T")
+
+LOAD_NICENESS = 10
 
 _PARTITION_ID = pa.field("partition_id", pa.string())
 
@@ -120,7 +125,7 @@ class Redact:
         began_unix_s = time.time()
         self._spec = spec
         self._board = board
-        self._redactor = _redactor(spec.redact)
+        self._redactor = _giving_way(lambda: _redactor(spec.redact))
         self._reader = MeteredLlm(load_reader(spec.redact.llm), spec.llm, "redact") if spec.redact.llm else None
         self._sink = Sink(spec, run_id)
         _report_start(board, "redact", began_unix_s)
@@ -244,6 +249,16 @@ def _redactor(spec: RedactSpec) -> "Redactor":
     style = "mask" if spec.mode == "store_unredacted" else spec.mode
     key = os.environ[spec.hash_key_env].encode() if spec.hash_key_env else b""
     return Redactor(spec, style=style, key=key, patterns=spec.patterns)
+
+
+def _giving_way(load: Callable[[], T]) -> T:
+    """What `load` returns, from a thread of low priority.
+
+    The first partition needs Spark and the ASR engine; where cores are few, what is needed after it would only keep
+    them up. On Linux a thread has a nice value of its own, and its end is the one way back from it.
+    """
+    with ThreadPoolExecutor(1, initializer=os.nice, initargs=(LOAD_NICENESS,)) as thread:
+        return thread.submit(load).result()
 
 
 def _tag(table: pa.Table, partition_id: str) -> pa.Table:

@@ -1,5 +1,6 @@
 """Actors on real Ray: a call that kills its actor becomes one failure, and its neighbours succeed."""
 
+import os
 import re
 import threading
 import time
@@ -15,7 +16,7 @@ import pytest
 import ray
 
 from ray_jobs import handoff, records, runtime
-from ray_jobs.actors import Analyse, Gate, Redact, Transcribe, summarise
+from ray_jobs.actors import LOAD_NICENESS, Analyse, Gate, Redact, Transcribe, _giving_way, summarise
 from ray_jobs.board import start_board
 from ray_jobs.ledger import Partition
 from ray_jobs.pipeline import _stage
@@ -174,6 +175,12 @@ def test_what_the_asr_engine_does_is_at_the_metrics_port_while_it_runs(tmp_path:
     assert padding == 0.0, "a CTC model's windows are as long as they are"
     assert 0 < idle < 1
     ray.kill(actor)
+
+
+def test_what_gives_way_while_it_loads_does_not_later() -> None:
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    assert _giving_way(lambda: os.getpriority(os.PRIO_PROCESS, 0)) == min(before + LOAD_NICENESS, 19)
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
 
 def scraped(wanted: Mapping[tuple[str, str], float | None]) -> dict[tuple[str, str], float]:
