@@ -30,7 +30,7 @@ def main() -> None:
         rows = prepare_partition(partition.calls, spec.etl, open_part)
         heard = [row for row in rows if isinstance(row, CallAudio)]
         audio_s += sum(row.duration_s for row in heard)
-        partitions.append([packed.window for row in heard for packed in pack(row, "en")])
+        partitions.append([packed.window for row in heard for packed in pack(row, spec.asr.language)])
     engine = load_asr(spec.asr, num_threads=max(1, round(spec.asr.actors.num_cpus)))
     began = time.perf_counter()
     for windows in partitions:

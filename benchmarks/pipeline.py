@@ -58,7 +58,7 @@ class Race:
         run: dict[str, Any] = {
             "input": {"uri": corpus.folder},
             "output": {"call_files": False},
-            "asr": {"engine": "whisper_torch", "actors": actors},
+            "asr": {"engine": "whisper_torch", "language": "en", "actors": actors},  # as the peers are told
             "llm": {"engine": "none"},
         }
         self._spec.write_text(yaml.safe_dump(run))
