@@ -39,19 +39,28 @@ class Decoded:
 
 
 def decode(
-    scorer: Scorer, audio: Tensor, languages: Sequence[str], temperature: float = 0.0, seeds: Sequence[int] = ()
+    scorer: Scorer,
+    audio: Tensor,
+    languages: Sequence[str],
+    temperatures: Sequence[float] = (),
+    seeds: Sequence[int] = (),
 ) -> list[Decoded]:
     """One text per window of `audio`, the encoder's output: shape (num_windows, audio_positions, width).
 
-    Above temperature 0 tokens are sampled, each window from its own seed: what its neighbours are does not matter.
+    With temperatures, one per window, tokens are sampled, each window from its own seed: what its neighbours are does
+    not matter.
     """
     state, logits, attention, no_speech = scorer.begin(audio, languages)
+    heat = torch.tensor(temperatures, device=audio.device)[:, None]
     samplers = [torch.Generator(audio.device).manual_seed(seed) for seed in seeds]
     trace = _Trace(attention, scorer.vocabulary.end)
     rows = torch.arange(len(audio), device=audio.device)
     for step in range(MAX_TOKENS):
-        noise = _gumbel(logits, [samplers[row] for row in rows.tolist()]) if temperature else None
-        tokens, logprobs = _choose(logits, temperature, noise)
+        if samplers:
+            sampled = logits / heat[rows] + _gumbel(logits, [samplers[row] for row in rows.tolist()])
+        else:
+            sampled = logits
+        tokens, logprobs = _choose(logits, sampled)
         trace.add(rows, tokens, logprobs, attention)
         active = trace.active(rows, tokens, step)
         if len(active) == 0:
@@ -64,9 +73,8 @@ def decode(
     return trace.read(no_speech)
 
 
-def _choose(logits: Tensor, temperature: float, noise: Tensor | None) -> tuple[Tensor, Tensor]:
-    """A token per row and its log-probability at temperature 1."""
-    sampled = logits if noise is None else logits / temperature + noise
+def _choose(logits: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor]:
+    """The token of each row that `sampled` is largest for, and its log-probability at temperature 1."""
     tokens = sampled.max(-1).indices  # on a CPU a third of argmax's time
     chosen = logits.gather(1, tokens[:, None])[:, 0]
     return tokens, chosen - logits.logsumexp(-1)

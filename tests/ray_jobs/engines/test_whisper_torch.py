@@ -3,6 +3,7 @@
 import json
 import shutil
 import wave
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,9 +125,9 @@ class TestDecoder:
 
     def test_samples_hang_on_the_seed_and_not_on_the_company(self, scorer: Scorer, audio: torch.Tensor) -> None:
         with torch.inference_mode():
-            both = decode(scorer, audio[:2], ["en", "en"], 1.0, [7, 8])
-            (alone,) = decode(scorer, audio[1:2], ["en"], 1.0, [8])
-            (other,) = decode(scorer, audio[1:2], ["en"], 1.0, [9])
+            both = decode(scorer, audio[:2], ["en", "en"], [1.0, 1.0], [7, 8])
+            (alone,) = decode(scorer, audio[1:2], ["en"], [1.0], [8])
+            (other,) = decode(scorer, audio[1:2], ["en"], [1.0], [9])
         assert alone.tokens == both[1].tokens
         assert alone.avg_logprob != other.avg_logprob
 
@@ -244,22 +245,40 @@ class TestEngine:
         assert edges == sorted(edges)
         assert edges[-1] == pytest.approx(turns[1]["end_s"], abs=0.5)
 
-    def test_an_unlikely_text_is_tried_again_at_the_next_temperature(
-        self, engine: WhisperTorch, agent: npt.NDArray[np.int16], monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize(
+        ("at_once", "expected"), [(16, [[], [0.2, 0.4, 0.6, 0.8, 1.0]]), (2, [[], [0.2, 0.4]]), (1, [[], [0.2], [0.4]])]
+    )
+    def test_of_an_unlikely_text_the_first_good_try_at_rising_temperatures_counts(
+        self,
+        engine: WhisperTorch,
+        agent: npt.NDArray[np.int16],
+        monkeypatch: pytest.MonkeyPatch,
+        at_once: int,
+        expected: list[list[float]],
     ) -> None:
-        temperatures: list[float] = []
+        asked: list[list[float]] = []
 
-        def unsure(scorer: Scorer, audio: torch.Tensor, languages: list[str], *sampling: float) -> list[Decoded]:
-            temperatures.append(sampling[0] if sampling else 0.0)
-            texts = decode(scorer, audio, languages, *sampling)  # type: ignore[arg-type]
-            return texts if temperatures[-1] > 0.3 else [replace(text, avg_logprob=-1.5) for text in texts]
+        def unsure(
+            scorer: Scorer,
+            audio: torch.Tensor,
+            languages: list[str],
+            temperatures: Sequence[float] = (),
+            seeds: Sequence[int] = (),
+        ) -> list[Decoded]:
+            asked.append([*temperatures])
+            texts = decode(scorer, audio, languages, temperatures, seeds)
+            return [
+                replace(text, avg_logprob=-temperature if temperature > 0.3 else -1.5)
+                for text, temperature in zip(texts, temperatures or [0.0] * len(texts), strict=True)
+            ]
 
         monkeypatch.setattr("ray_jobs.engines.whisper_torch.decode", unsure)
+        monkeypatch.setattr("ray_jobs.engines.whisper_torch._TRIES_AT_ONCE", at_once)
         before = engine.stats()["num_retries"]
         (heard,) = engine.transcribe([a_window(agent[: 4 * RATE_HZ])])
-        assert temperatures == [0.0, 0.2, 0.4]
-        assert engine.stats()["num_retries"] - before == 2
-        assert heard.segments[0].avg_logprob > -1
+        assert asked == expected
+        assert engine.stats()["num_retries"] - before == sum(map(len, expected))
+        assert heard.segments[0].avg_logprob == -0.4
 
     def test_where_no_try_is_good_the_likeliest_counts(
         self, engine: WhisperTorch, agent: npt.NDArray[np.int16], monkeypatch: pytest.MonkeyPatch
@@ -267,8 +286,7 @@ class TestEngine:
         likelihoods = iter([-1.3, -1.9, -1.1, -1.6, -1.5, -1.4])
 
         def unsure(scorer: Scorer, audio: torch.Tensor, languages: list[str], *_: object) -> list[Decoded]:
-            likely = next(likelihoods)
-            return [replace(text, avg_logprob=likely) for text in decode(scorer, audio, languages)]
+            return [replace(text, avg_logprob=next(likelihoods)) for text in decode(scorer, audio, languages)]
 
         monkeypatch.setattr("ray_jobs.engines.whisper_torch.decode", unsure)
         (heard,) = engine.transcribe([a_window(agent[: 4 * RATE_HZ])])

