@@ -56,7 +56,7 @@ def decode(
     trace = _Trace(attention, scorer.vocabulary.end)
     rows = torch.arange(len(audio), device=audio.device)
     for step in range(MAX_TOKENS):
-        if samplers:
+        if temperatures:
             sampled = logits / heat[rows] + _gumbel(logits, [samplers[row] for row in rows.tolist()])
         else:
             sampled = logits

@@ -234,14 +234,13 @@ class WhisperTorch:
             tries = self._try_again(scorer, windows, audio, languages, poor, temperatures[:num_next])
             temperatures = temperatures[num_next:]
             for i, attempts in zip(poor, tries, strict=True):
-                for attempt in attempts:
-                    tried[i].append(decoded[i])
-                    decoded[i] = attempt
-                    if not attempt.is_poor(self._vocabulary):
-                        break
+                tried[i] += [decoded[i], *attempts]
+                decoded[i] = next(
+                    (attempt for attempt in attempts if not attempt.is_poor(self._vocabulary)), attempts[-1]
+                )
         for i, attempts in tried.items():
             if decoded[i].is_poor(self._vocabulary):
-                decoded[i] = max([*attempts, decoded[i]], key=self._merit)
+                decoded[i] = max(attempts, key=self._merit)
         return decoded
 
     def _try_again(
