@@ -27,6 +27,7 @@ from kuberay.names import Claim
 ROOT = Path(__file__).resolve().parents[2]
 AIRFLOW = str(Path(sys.executable).with_name("airflow"))
 WAIT_TIMEOUT_S = 400
+GRACE_S = 30
 
 
 class Airflow:
@@ -59,8 +60,7 @@ class Airflow:
 
     def stop(self) -> int:
         for process in self._replaced:
-            process.terminate()
-            process.wait(60)
+            end(psutil.Process(process.pid))
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(120)
 
@@ -77,8 +77,7 @@ class Airflow:
         family = psutil.Process(self.process.pid).children(recursive=True)
         old = next(process for process in family if process.cmdline()[1:] == [AIRFLOW, component])
         environment = old.environ()
-        old.terminate()
-        wait_until(lambda: has_ended(old), f"the {component} has ended")
+        end(old)
         self._replaced.append(
             subprocess.Popen([AIRFLOW, component], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
         )
@@ -167,6 +166,21 @@ def processes_with(path: Path, variable: str | None = None) -> list[str]:
             if str(path) in (process.environ().get(variable, "") if variable else command):
                 found.append(command)
     return found
+
+
+def end(process: psutil.Process) -> None:
+    """As Kubernetes ends a pod: asked first, killed with all it started when the time of grace is over.
+
+    A scheduler may hang there: it awaits executor workers that it forked while other threads of it ran.
+    """
+    family = [process, *process.children(recursive=True)]
+    process.terminate()
+    ended = time.monotonic() + GRACE_S
+    while not has_ended(process) and time.monotonic() < ended:
+        time.sleep(0.1)
+    for member in family:
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
 
 
 def has_ended(process: psutil.Process) -> bool:
