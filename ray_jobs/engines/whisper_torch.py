@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ray_jobs.engines import text, weights
 from ray_jobs.engines.asr import Segment, Window, WindowText, WindowWord
+from ray_jobs.engines.heap import keep_freed_memory
 from ray_jobs.engines.meter import Meter
 from ray_jobs.engines.waves import RATE_HZ, num_samples
 from ray_jobs.engines.whisper_align import POSITION_S, token_starts
@@ -70,6 +71,7 @@ class WhisperTorch:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = _choose_dtype(spec.compute_type, device)
         self._num_workers = _GPU_WORKERS if device.type == "cuda" else min(num_threads, _MAX_CPU_WORKERS)
+        keep_freed_memory()
         # Each thread keeps its own count, and a new one starts with all cores.
         torch.set_num_threads(max(1, num_threads // _MAX_CPU_WORKERS))
         self._workers = ThreadPoolExecutor(
