@@ -99,6 +99,7 @@ def start_spark(spark: SparkSpec, master_cpus: float) -> "SparkSession":
             **pins,
         },
     )
+    session.createDataFrame([], "plan string")  # brings up Spark SQL while the first executor's process starts
     _wait_for_an_executor(session, spark)
     return session
 
