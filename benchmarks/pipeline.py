@@ -14,7 +14,9 @@ and beside them the bare engine: the fused job's own model in one process, over 
 call_s_per_s  seconds of calls done per second of the whole command, start-up included
 steady        the fused job's rate from the first partition handed to ASR until the last commit: start-up excluded, the
               tail included
-engine_share  steady / bare engine, of the same round
+engine_share  steady / bare engine, of the same round. With --cpus below the number of cores the engine has cores of its
+              own in both, as it has a GPU of its own elsewhere; else it shares all cores with Ray and Spark
+wer           word errors per reference word; wer_digits with every run of digits split, as in benchmarks.wer
 ratio         fused / the fastest of pods, batched and ray_data, of the same round
 
 Ours does more than any peer here: redaction, words with times, exactly-once output and the report are all on.
@@ -39,7 +41,7 @@ from benchmarks.corpus import Corpus, make_corpus
 from benchmarks.harness import Contestant, Reading
 from benchmarks.peers import read_texts
 from benchmarks.simulation import work_s
-from benchmarks.wer import Errors, normalise
+from benchmarks.wer import Errors, normalise, split_digits
 
 PEERS = ("pods", "batched", "ray_data")
 OURS = ("staged", "fused", "fused_plain")
@@ -100,9 +102,9 @@ class Race:
         out = self._out(name, number)
         facts: dict[str, float] = {}
         if name in PEERS:
-            facts["wer"] = self._wer(read_texts(out))
+            facts.update(self._word_errors(read_texts(out)))
         elif name == "fused_plain":
-            facts["wer"] = self._wer(_our_texts(out / "unredacted" / "transcripts"))
+            facts.update(self._word_errors(_our_texts(out / "unredacted" / "transcripts")))
         elif name == BARE:
             facts.update(json.loads((out / "bare.json").read_text()))
         if name in ("fused", "fused_plain"):
@@ -110,13 +112,14 @@ class Race:
         shutil.rmtree(out)
         return facts
 
-    def _wer(self, texts: Mapping[str, Sequence[str]]) -> float:
-        errors = Errors()
+    def _word_errors(self, texts: Mapping[str, Sequence[str]]) -> dict[str, float]:
+        plain, digits = Errors(), Errors()
         for call, turns in self._references.items():
             for channel, heard in enumerate(texts.get(call, ("", ""))):
-                said = " ".join(turn["text"] for turn in turns if turn["channel"] == channel)
-                errors.count(normalise(said), normalise(heard))
-        return errors.num_errors / errors.num_words
+                said = normalise(" ".join(turn["text"] for turn in turns if turn["channel"] == channel))
+                plain.count(said, normalise(heard))
+                digits.count(split_digits(said), split_digits(normalise(heard)))
+        return {"wer": plain.num_errors / plain.num_words, "wer_digits": digits.num_errors / digits.num_words}
 
 
 def _our_texts(folder: Path) -> dict[str, list[str]]:

@@ -81,7 +81,7 @@ class Score:
         said: str = normalise(" ".join(turn.text for turn in turns))
         heard: str = normalise(" ".join(word.text for word in words))
         self.plain.count(said, heard)
-        self.digits.count(_split_digits(said), _split_digits(heard))
+        self.digits.count(split_digits(said), split_digits(heard))
         for turn, inside in zip(turns, _by_turn(turns, words), strict=True):
             if inside:
                 self.start_errors_s.append(abs(inside[0].start_s - turn.start_s))
@@ -168,7 +168,8 @@ def score(references: Sequence[Reference], heard: Sequence[Sequence[tuple[int, W
     return total
 
 
-def _split_digits(text: str) -> str:
+def split_digits(text: str) -> str:
+    """Of "4111" makes "4 1 1 1", so that it does not matter how a number is written."""
     return re.sub(r"(?<=\d)(?=\d)", " ", text)
 
 
