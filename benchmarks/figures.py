@@ -81,6 +81,7 @@ def _bars(axes: Any, contestants: Mapping[str, Any]) -> None:
     axes.barh(positions, middle, xerr=errors, capsize=4, color="#4878a8")
     axes.set_yticks(positions, list(contestants))
     axes.invert_yaxis()
+    axes.set_xlim(right=1.15 * max(high))  # the longest bar's figure stands behind it
     for position, value in zip(positions, middle, strict=True):
         axes.text(value, position, f" {value:.3g}", va="bottom")
     axes.set_xlabel(f"{measure}, median and range")
