@@ -10,7 +10,7 @@ def keep_freed_memory() -> None:
     """Have glibc keep what is freed for the next tensor, in one heap for all threads started from now on.
 
     By default it gives blocks of some megabytes back to the kernel, which has to clear their pages when they are taken
-    again: a fifteenth of Whisper's time on a CPU. Another C library goes on as it does.
+    again: 3 % of Whisper's time on a CPU. Another C library goes on as it does.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
