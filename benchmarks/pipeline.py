@@ -41,7 +41,7 @@ from benchmarks.corpus import Corpus, make_corpus
 from benchmarks.harness import Contestant, Reading
 from benchmarks.peers import read_texts
 from benchmarks.simulation import work_s
-from benchmarks.wer import Errors, normalise, split_digits
+from benchmarks.wer import Score
 
 PEERS = ("pods", "batched", "ray_data")
 OURS = ("staged", "fused", "fused_plain")
@@ -113,13 +113,12 @@ class Race:
         return facts
 
     def _word_errors(self, texts: Mapping[str, Sequence[str]]) -> dict[str, float]:
-        plain, digits = Errors(), Errors()
+        score = Score()
         for call, turns in self._references.items():
             for channel, heard in enumerate(texts.get(call, ("", ""))):
-                said = normalise(" ".join(turn["text"] for turn in turns if turn["channel"] == channel))
-                plain.count(said, normalise(heard))
-                digits.count(split_digits(said), split_digits(normalise(heard)))
-        return {"wer": plain.num_errors / plain.num_words, "wer_digits": digits.num_errors / digits.num_words}
+                said = " ".join(turn["text"] for turn in turns if turn["channel"] == channel)
+                score.count_text(said, heard)
+        return score.word_errors()
 
 
 def _our_texts(folder: Path) -> dict[str, list[str]]:

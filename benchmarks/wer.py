@@ -78,20 +78,29 @@ class Score:
 
     def count(self, turns: Sequence[Turn], words: Sequence[Word]) -> None:
         """Add one channel."""
-        said: str = normalise(" ".join(turn.text for turn in turns))
-        heard: str = normalise(" ".join(word.text for word in words))
-        self.plain.count(said, heard)
-        self.digits.count(split_digits(said), split_digits(heard))
+        self.count_text(" ".join(turn.text for turn in turns), " ".join(word.text for word in words))
         for turn, inside in zip(turns, _by_turn(turns, words), strict=True):
             if inside:
                 self.start_errors_s.append(abs(inside[0].start_s - turn.start_s))
                 self.end_errors_s.append(abs(inside[-1].end_s - turn.end_s))
 
+    def count_text(self, said: str, heard: str) -> None:
+        """Add one channel's words alone, as they are written."""
+        said, heard = normalise(said), normalise(heard)
+        self.plain.count(said, heard)
+        self.digits.count(_split_digits(said), _split_digits(heard))
+
+    def word_errors(self) -> dict[str, float]:
+        """Errors per reference word: wer and wer_digits."""
+        return {
+            "wer": self.plain.num_errors / self.plain.num_words,
+            "wer_digits": self.digits.num_errors / self.digits.num_words,
+        }
+
     def summary(self) -> dict[str, float]:
         starts_s, ends_s = (np.quantile(errors, (0.5, 0.9)) for errors in (self.start_errors_s, self.end_errors_s))
         figures = {
-            "wer": self.plain.num_errors / self.plain.num_words,
-            "wer_digits": self.digits.num_errors / self.digits.num_words,
+            **self.word_errors(),
             "turn_start_median_s": starts_s[0],
             "turn_start_p90_s": starts_s[1],
             "turn_end_median_s": ends_s[0],
@@ -168,7 +177,7 @@ def score(references: Sequence[Reference], heard: Sequence[Sequence[tuple[int, W
     return total
 
 
-def split_digits(text: str) -> str:
+def _split_digits(text: str) -> str:
     """Of "4111" makes "4 1 1 1", so that it does not matter how a number is written."""
     return re.sub(r"(?<=\d)(?=\d)", " ", text)
 

@@ -71,7 +71,8 @@ class WhisperTorch:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = _choose_dtype(spec.compute_type, device)
         self._num_workers = _GPU_WORKERS if device.type == "cuda" else min(num_threads, _MAX_CPU_WORKERS)
-        keep_freed_memory()
+        if device.type == "cpu":
+            keep_freed_memory()
         # Each thread keeps its own count, and a new one starts with all cores.
         torch.set_num_threads(max(1, num_threads // _MAX_CPU_WORKERS))
         self._workers = ThreadPoolExecutor(

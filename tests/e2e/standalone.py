@@ -61,6 +61,7 @@ class Airflow:
     def stop(self) -> int:
         for process in self._replaced:
             end(psutil.Process(process.pid))
+            process.wait()
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(120)
 
