@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ray_jobs.engines.attention import attend
 from ray_jobs.engines.linear import Linear
 from ray_jobs.engines.whisper_weights import Checkpoint, WhisperConfig
 from ray_jobs.errors import ModelError
@@ -85,7 +86,7 @@ class _EncoderLayer:
 
     def __call__(self, x: Tensor) -> Tensor:
         q, k, v = _split_heads(self.qkv(self.norm(x)), 3, self.num_heads)
-        x = x + self.out(_join_heads(functional.scaled_dot_product_attention(q, k, v)))
+        x = x + self.out(_join_heads(attend(q, k, v)))
         return self.feed_forward(x)
 
 
