@@ -9,6 +9,7 @@ import asyncio
 import json
 import random
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, replace
@@ -45,6 +46,10 @@ WATCH_S = 240
 
 ANSWER_S = 60
 """Longest wait for an answer that is no watch."""
+
+REFUSAL_GRACE_S = 120.0
+"""How long a watch that has been allowed takes a refusal for a server that has just started: until such a one has read
+its roles, it forbids everything."""
 
 MAX_ATTEMPTS = 6
 MAX_BACKOFF_S = 30.0
@@ -136,7 +141,7 @@ class KubernetesBackend:
 
         Asked with each look at a job, which is every WATCH_S at the latest.
         """
-        with suppress(UnreachableError):
+        with suppress(UnreachableError, ForbiddenError):
             return _cluster_status(cluster, await self.read("RayCluster", cluster)).state == "gone"
         return False
 
@@ -327,9 +332,11 @@ class KubernetesBackend:
         """The object now and after each change; None once it is gone. Survives lost connections."""
         uid = None
         failures = 0
+        allowed_at = time.monotonic()
         while True:
             try:
                 manifest, version = await self._look(kind, name)
+                allowed_at = time.monotonic()
                 if manifest is None or (uid is not None and manifest["metadata"]["uid"] != uid):
                     yield None
                     return
@@ -340,6 +347,10 @@ class KubernetesBackend:
                     yield changed
                     if changed is None:
                         return
+            except ForbiddenError:
+                if uid is None or time.monotonic() - allowed_at > REFUSAL_GRACE_S:
+                    raise
+                failures += 1
             except (UnreachableError, aiohttp.ClientError, TimeoutError):
                 failures += 1
             await asyncio.sleep(_backoff_s(failures, self._backoff_s))

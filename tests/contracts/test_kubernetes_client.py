@@ -188,6 +188,28 @@ def test_a_poll_that_times_out_is_not_a_job_that_fails(api, backend, monkeypatch
     assert api.faults[0].times == 0
 
 
+def refused(times):
+    return Fault(status=403, path="rayjobs", times=times, body={"message": "forbidden"})
+
+
+def test_a_refusal_in_passing_is_not_a_job_that_fails(api, backend, monkeypatch):
+    """An API server that has just started forbids everything until it has read its roles."""
+    monkeypatch.setattr("kuberay.client.WATCH_S", 0.1)
+    api.script, api.step_s = [RUNNING, SUCCEEDED], 0.3
+    name = submit(backend)
+    assert follow(backend, name, lambda line: api.faults.append(refused(3))).state == "succeeded"
+    assert api.faults[0].times == 0
+
+
+def test_a_lasting_refusal_is_said(api, backend, monkeypatch):
+    monkeypatch.setattr("kuberay.client.WATCH_S", 0.1)
+    monkeypatch.setattr("kuberay.client.REFUSAL_GRACE_S", 0.3)
+    api.script = [RUNNING]
+    name = submit(backend)
+    with pytest.raises(ForbiddenError, match="forbidden"):
+        follow(backend, name, lambda line: api.faults.append(refused(999)))
+
+
 def test_a_token_rotated_while_the_job_runs_is_read_again_by_all_who_use_it(api):
     """A watch, the log's reader and the progress of pending pods share one client."""
     tokens = ["first", "second"]
