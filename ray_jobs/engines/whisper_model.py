@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ray_jobs.engines.attention import attend
+from ray_jobs.engines.attention import attend, lacks_amx
 from ray_jobs.engines.linear import Linear
 from ray_jobs.engines.whisper_weights import Checkpoint, WhisperConfig
 from ray_jobs.errors import ModelError
@@ -206,14 +206,21 @@ class _CrossAttention:
         queries = (queries.float() * queries.shape[-1] ** -0.5) @ self.keys
         queries = queries.view(self.num_heads, windows, num_queries, width).transpose(0, 1)
         parts = _in_parts(queries.reshape(windows, -1, width), audio.dtype)
-        # Audio comes first in the product: the many rows are read as they lie, and only the few are rearranged.
-        scores = (audio @ torch.cat(parts, 1).transpose(1, 2)).transpose(1, 2).chunk(len(parts), 1)
+        scores = _scores(torch.cat(parts, 1), audio).chunk(len(parts), 1)
         # Along its last dimension softmax is several times faster, the copy included.
         attention = sum(scores[1:], scores[0].float()).contiguous().softmax(-1).to(audio.dtype)
         seen = (attention @ audio).view(windows, self.num_heads, num_queries, width).transpose(0, 1)
         seen = torch.baddbmm(self.value_bias, seen.reshape(self.num_heads, -1, width), self.values)
         by_head = attention.view(windows, self.num_heads, num_queries, -1)
         return self.out(seen.transpose(0, 1).reshape(x.shape)), by_head[:, self.alignment_heads]
+
+
+def _scores(queries: Tensor, audio: Tensor) -> Tensor:
+    """(windows, n, width) by (windows, audio_positions, width): (windows, n, audio_positions)."""
+    if lacks_amx(audio) and len(audio) > 1:  # of one window this product takes ten times longer
+        return queries @ audio.transpose(1, 2)
+    # Audio first: the many rows are read as they lie, and only the few are rearranged.
+    return (audio @ queries.transpose(1, 2)).transpose(1, 2)
 
 
 def _in_parts(x: Tensor, dtype: torch.dtype) -> list[Tensor]:
@@ -250,7 +257,7 @@ class _DecoderLayer:
         keys, values = self_kv
         keys[:, :, positions] = k
         values[:, :, positions] = v
-        attended = functional.scaled_dot_product_attention(q, keys, values, mask)
+        attended = attend(q, keys, values, mask)
         x = x + self.self_out(_join_heads(attended))
         by_window = self.cross_norm(x).view(len(audio), -1, x.shape[2])
         seen, attention = self.cross_attention(by_window, audio)
