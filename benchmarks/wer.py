@@ -224,7 +224,7 @@ def measure(references: Sequence[Reference], engine: AsrEngine, asr: AsrSpec) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.wer", description="Word errors and turn times.")
-    parser.add_argument("--engines", nargs="+", default=["faster_whisper"], help="keys of asr.engine")
+    parser.add_argument("--engines", nargs="+", default=["whisper_torch"], help="keys of asr.engine")
     parser.add_argument("--model", default="whisper-base")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()

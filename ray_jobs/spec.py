@@ -257,7 +257,7 @@ class ActorSpec(Section):
 
 
 class AsrSpec(Section):
-    engine: Literal["faster_whisper", "whisper_torch", "whisper_vllm", "ctc_torch"] = "faster_whisper"
+    engine: Literal["whisper_torch", "faster_whisper", "whisper_vllm", "ctc_torch"] = "whisper_torch"
     model: str = Field(
         default="whisper-base",
         description="a packaged name, a folder, an s3:// prefix or a hub id; for ctc_torch a folder or prefix of "

@@ -57,7 +57,7 @@ def test_the_forms_ask_for_what_a_run_needs_and_say_what_it_is(loaded):
     assert set(loaded["params"]["asr_backfill"]) == common | {"first_day", "last_day"}
     form = loaded["params"]["asr_workflow"]
     assert all(field["type"] and field["title"] and field["description"] for field in form.values())
-    assert form["engine"]["enum"][:2] == [None, "faster_whisper"]
+    assert form["engine"]["enum"][:2] == [None, "whisper_torch"]
 
 
 def test_the_staged_workflow_is_three_jobs_on_a_cluster_that_is_always_deleted(loaded):

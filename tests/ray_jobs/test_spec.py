@@ -45,7 +45,10 @@ class TestMistakes:
                 {**INPUT, "asr": {"engine": "whisper_torch", "compute_type": "int8"}},
                 "asr: compute_type int8: whisper_torch takes auto, float32",
             ),
-            ({**INPUT, "asr": {"timestamps": True}}, "asr: timestamps: faster_whisper has no such choice; set false"),
+            (
+                {**INPUT, "asr": {"engine": "faster_whisper", "timestamps": True}},
+                "asr: timestamps: faster_whisper has no such choice; set false",
+            ),
             ({**INPUT, "llm": {"actors": {"num_gpus": 0.5}}}, "llm: gpu_memory_fraction 0.9 is above .*num_gpus 0.5"),
             ({**INPUT, "redact": {"mode": "off"}}, "redact.mode: .*'drop' or 'store_unredacted'"),
             ({**INPUT, "redact": {"entities": ["PRESON"]}}, "redact.entities.0: Input should be 'PERSON'"),
