@@ -309,7 +309,9 @@ def _encoder_shares(engine: Any, windows: Sequence[Window]) -> dict[str, float]:
             engine._encoder(log_mel)
     times = dict.fromkeys(("gemm", "attention", "other"), 0.0)
     for event in profiler.key_averages():
-        kind = "attention" if "attention" in event.key else "gemm" if re.search("mm|linear", event.key) else "other"
+        # Without AMX attention is plain products and softmax (engines/attention.py); those of weights add a bias.
+        is_attention = re.search(r"attention|softmax|::b?mm$", event.key)
+        kind = "attention" if is_attention else "gemm" if re.search("mm|linear", event.key) else "other"
         times[kind] += event.self_cpu_time_total
     return {kind: spent / sum(times.values()) for kind, spent in times.items()}
 
