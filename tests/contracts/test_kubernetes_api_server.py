@@ -6,6 +6,7 @@ Skipped where KUBEBUILDER_ASSETS or CALLMILL_KUBERAY_CRDS is not set.
 """
 
 import asyncio
+import itertools
 import json
 import os
 import tempfile
@@ -73,7 +74,7 @@ def site(server) -> "Site":
     return Site(server, namespace)
 
 
-_numbers = iter(range(1_000))
+_numbers = itertools.count()
 
 
 class Site:

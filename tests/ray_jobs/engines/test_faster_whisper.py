@@ -106,7 +106,7 @@ class TestEngine:
 @pytest.mark.integration
 class TestLoading:
     def test_goes_by_the_spec(self) -> None:
-        engine = load_asr(AsrSpec(beam_size=2), num_threads=1)
+        engine = load_asr(AsrSpec(engine="faster_whisper", beam_size=2), num_threads=1)
         assert isinstance(engine, FasterWhisper)
         assert engine.model_name == "whisper-base"
 
