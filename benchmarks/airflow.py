@@ -3,10 +3,10 @@
 import_s           each DAG file in a fresh process that has imported Airflow, as the DAG processor's have; median
 start_s            local backend: from the operator's request to the first line of the job's own code, with a cluster of
                    its own (a Ray head is started) and on one that runs; median
-waiting, running   N triggers in one event loop, as in a triggerer, against the contract tests' Kubernetes API in
+waiting, running   N deferred tasks in one process of Airflow's triggerer, against the contract tests' Kubernetes API in
                    another process; jobs that wait for their cluster, and jobs that run and print a line every ten
-                   seconds: CPU seconds of this process and API calls per job, both per minute, and memory per job
-                   (the clients' packages included; `running` comes second and reuses what `waiting` has taken)
+                   seconds: CPU seconds of the triggerer and API calls per job, both per minute, and memory per job
+                   above that of the empty triggerer
 """
 
 import argparse
@@ -29,15 +29,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import psutil
 import structlog
 
+from benchmarks import triggerer
 from kuberay.backend import utc_now
 from kuberay.cluster import resolve_cluster
 from kuberay.local import LocalBackend, LocalSettings
 from kuberay.names import Claim
 from kuberay.rayjob import make_job
-from kuberay.triggers import RayJobTrigger
 from tests.contracts.fake_kubernetes import FakeKubernetes
 
 DAGS = Path(__file__).parents[1] / "dags"
@@ -59,21 +58,14 @@ print(time.perf_counter() - began, [name for name in sys.argv[2:] if name in sys
 def main() -> None:
     options = _parser().parse_args()
     _silence()
-    with tempfile.TemporaryDirectory() as folder:
-        # The client's package looks for this once, when it is imported.
-        kubeconfig = Path(folder) / "kubeconfig"
-        os.environ["KUBECONFIG"] = str(kubeconfig)
-        print(json.dumps(measure(options, kubeconfig)))
-
-
-def measure(options: argparse.Namespace, kubeconfig: Path) -> dict[str, Any]:
-    return {
+    result = {
         "import_s": {path.stem: import_s(path, options.rounds) for path in sorted(DAGS.glob("*.py")) if _is_dag(path)},
         "start_s": asyncio.run(start_s(options.rounds)),
         "triggers": options.triggers,
-        "waiting": triggers_cost(kubeconfig, options.triggers, WAITING, options.window_s),
-        "running": triggers_cost(kubeconfig, options.triggers, RUNNING, options.window_s),
+        "waiting": triggers_cost(options.triggers, WAITING, options.window_s),
+        "running": triggers_cost(options.triggers, RUNNING, options.window_s),
     }
+    print(json.dumps({"benchmark": "airflow", **result}))
 
 
 def import_s(path: Path, rounds: int) -> float:
@@ -131,32 +123,26 @@ async def _start(backend: LocalBackend, folder: Path, cluster: dict[str, Any], t
     return float(stamp.read_text()) - began, name
 
 
-def triggers_cost(kubeconfig: Path, num_triggers: int, status: dict[str, str], window_s: float) -> dict[str, float]:
-    with _kubernetes(kubeconfig, num_triggers, status) as requests:
-        return asyncio.run(_hold(num_triggers, window_s, requests))
+def triggers_cost(num_triggers: int, status: dict[str, str], window_s: float) -> dict[str, float]:
+    """Let Airflow's triggerer take the triggers up and settle, then look at one window of time."""
+    with tempfile.TemporaryDirectory() as folder, _kubernetes(Path(folder), num_triggers, status) as requests:
 
+        def count(what: str) -> int:
+            requests.send(what)
+            return int(requests.recv())
 
-async def _hold(num_triggers: int, window_s: float, requests: Connection) -> dict[str, float]:
-    """Hold the triggers, let them settle, then look at one window of time."""
-
-    def count() -> int:
-        requests.send("count")
-        return int(requests.recv())
-
-    process = psutil.Process()
-    empty_bytes = process.memory_info().rss
-    where = {"backend": "kubernetes", "namespace": "default", "conn_id": None}
-    triggers = [RayJobTrigger(where, _name(index), 24 * 3600) for index in range(num_triggers)]
-    waits = [asyncio.ensure_future(anext(trigger.run())) for trigger in triggers]
-    await asyncio.sleep(SETTLE_S)
-    calls, cpu_s = await asyncio.to_thread(count), time.process_time()
-    await asyncio.sleep(window_s)
-    cpu_s, calls = time.process_time() - cpu_s, await asyncio.to_thread(count) - calls
-    assert not any(wait.done() for wait in waits), "a trigger ended"
-    held_bytes = process.memory_info().rss - empty_bytes
-    for wait in waits:
-        wait.cancel()
-    await asyncio.gather(*waits, return_exceptions=True)
+        home, variables = Path(folder), triggerer.environment(Path(folder))
+        triggerer.prepare(home, [_name(index) for index in range(num_triggers)], variables)
+        with triggerer.triggerer(home, num_triggers, variables) as process:
+            time.sleep(SETTLE_S)
+            empty_bytes = triggerer.rss_bytes(process)
+            triggerer.defer(variables)
+            triggerer.wait_until(lambda: count("watches") >= num_triggers, process, home)
+            time.sleep(SETTLE_S)
+            calls, cpu_s = count("requests"), triggerer.cpu_s(process)
+            time.sleep(window_s)
+            calls, cpu_s = count("requests") - calls, triggerer.cpu_s(process) - cpu_s
+            held_bytes = triggerer.rss_bytes(process) - empty_bytes
     return {
         "cpu_s_per_minute": round(cpu_s * 60 / window_s, 1),
         "kib_per_job": round(held_bytes / num_triggers / 1024),
@@ -165,14 +151,14 @@ async def _hold(num_triggers: int, window_s: float, requests: Connection) -> dic
 
 
 @contextmanager
-def _kubernetes(kubeconfig: Path, num_jobs: int, status: dict[str, str]) -> Iterator[Connection]:
-    """The API in a process of its own, which the kubeconfig names: a pipe that answers with its number of requests."""
+def _kubernetes(folder: Path, num_jobs: int, status: dict[str, str]) -> Iterator[Connection]:
+    """The API in a process of its own, which folder/kubeconfig names: a pipe that answers how much was asked of it."""
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     server = context.Process(target=_serve, args=(theirs, num_jobs, status))
     server.start()
     try:
-        kubeconfig.write_text(json.dumps(ours.recv()))
+        triggerer.kubeconfig(folder).write_text(json.dumps(ours.recv()))
         yield ours
     finally:
         ours.send("stop")
@@ -189,8 +175,9 @@ def _serve(requests: Connection, num_jobs: int, status: dict[str, str]) -> None:
     if status == RUNNING:
         threading.Thread(target=_print_lines, args=(api, num_jobs, ended)).start()
     requests.send(api.kubeconfig())
-    while requests.recv() == "count":
-        requests.send(len(api.requests))
+    while (asked := requests.recv()) != "stop":
+        asked_for = [verb for verb, _ in api.requests if asked == "requests" or verb == "WATCH"]
+        requests.send(len(asked_for))
     ended.set()
     api.stop()
 
