@@ -230,23 +230,36 @@ def test_a_shared_cluster_gets_ready_and_is_deleted_after_its_jobs(site):
     assert site.names("rayclusters") == []
 
 
+def follow_while(site, name, operate, timeout_s=90):
+    """Follow a job to its end, and read it once more; the operator acts as soon as the job is said to run."""
+    site.set_status("rayjobs", name, RUNNING)
+
+    async def follow(backend):
+        operator = threading.Thread(target=operate)
+
+        def emit(line):
+            if line.endswith("running"):
+                operator.start()
+
+        status = await follow_job(backend, name, emit, log_interval_s=0.2)
+        operator.join()
+        await backend.read("RayJob", name)
+        return status.state
+
+    return site.run(follow, timeout_s)
+
+
 def test_a_job_deleted_by_hand_is_gone(site):
     name = site.submit()
 
-    async def follow(backend):
-        def emit(line):
-            if line.endswith("running"):
-                site.custom.delete_namespaced_custom_object("ray.io", "v1", site.namespace, "rayjobs", name)
+    def delete():
+        site.custom.delete_namespaced_custom_object("ray.io", "v1", site.namespace, "rayjobs", name)
 
-        site.set_status("rayjobs", name, RUNNING)
-        return await follow_job(backend, name, emit, log_interval_s=0.1)
-
-    assert site.run(follow).state == "gone"
+    assert follow_while(site, name, delete) == "gone"
 
 
 def test_an_api_server_that_restarts_is_not_a_job_that_fails(site):
     name = site.submit()
-    site.set_status("rayjobs", name, RUNNING)
 
     def restart():
         site.server.stop_server()
@@ -254,24 +267,12 @@ def test_an_api_server_that_restarts_is_not_a_job_that_fails(site):
         site.server.start_server()
         site.set_status("rayjobs", name, SUCCEEDED)
 
-    async def follow(backend):
-        operator = threading.Thread(target=restart)
-
-        def emit(line):
-            if line.endswith("running"):
-                operator.start()
-
-        status = await follow_job(backend, name, emit, log_interval_s=0.5)
-        operator.join()
-        return status
-
-    assert site.run(follow, timeout_s=180).state == "succeeded"
+    assert follow_while(site, name, restart, timeout_s=180) == "succeeded"
 
 
 def test_a_token_that_is_no_longer_valid_is_replaced_while_the_job_runs(site):
     """The account is deleted and made anew, as a rotation does it; a token of the old one is refused at once."""
     name = site.submit()
-    site.set_status("rayjobs", name, RUNNING)
 
     def rotate():
         site.core.delete_namespaced_service_account(ACCOUNT, site.namespace)
@@ -281,19 +282,7 @@ def test_a_token_that_is_no_longer_valid_is_replaced_while_the_job_runs(site):
         time.sleep(1)
         site.set_status("rayjobs", name, SUCCEEDED)
 
-    async def follow(backend):
-        operator = threading.Thread(target=rotate)
-
-        def emit(line):
-            if line.endswith("running"):
-                operator.start()
-
-        status = await follow_job(backend, name, emit, log_interval_s=0.2)
-        operator.join()
-        await backend.read("RayJob", name)
-        return status
-
-    assert site.run(follow).state == "succeeded"
+    assert follow_while(site, name, rotate) == "succeeded"
     assert len(site.tokens) == 2
 
 
