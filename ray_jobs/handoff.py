@@ -136,13 +136,17 @@ def ticket(partition_id: str) -> pa.Table:
     return pa.table([[partition_id]], schema=TICKET_SCHEMA)
 
 
-def read_tickets(board: Any, partitions: Sequence[Partition], max_uncommitted: int) -> ray.data.Dataset:
-    """A dataset of tickets that streams as Spark delivers; at most `max_uncommitted` read tasks wait at a time."""
+def read_tickets(board: Any, partitions: Sequence[Partition], max_waiting: int) -> ray.data.Dataset:
+    """A dataset of tickets that streams as Spark delivers; at most `max_waiting` read tasks wait at a time.
+
+    Each waits in a process of its own, which takes a CPU-second to start and a fiftieth of a core from then on. As
+    partitions are posted in their order, more of them than there are actors to give tickets to gain nothing.
+    """
     source = TicketSource(board, [partition.partition_id for partition in partitions])
     return ray.data.read_datasource(
         source,
         num_cpus=READ_CPUS,
-        concurrency=min(max_uncommitted, len(partitions)),
+        concurrency=min(max_waiting, len(partitions)),
         override_num_blocks=len(partitions),
     )
 

@@ -46,8 +46,7 @@ class Pipeline:
         self._run_id = run_id
         self._source = source
         self._analyses = "analyse" in stages
-        self._ahead = spec.max_ahead(source.wave_size if source else 1)
-        self.board: Any = start_board(plan.partitions, self._ahead)
+        self.board: Any = start_board(plan.partitions, spec.max_ahead(source.wave_size if source else 1))
 
     def run(self) -> None:
         """Raises FatalError with the first cause where a stage gives up."""
@@ -87,7 +86,7 @@ class Pipeline:
         spec, board, run_id = self._spec, self.board, self._run_id
         streams = []
         if self._plan.partitions:
-            tickets = handoff.read_tickets(board, self._plan.partitions, self._ahead)
+            tickets = handoff.read_tickets(board, self._plan.partitions, spec.asr.actors.max_actors)
             transcripts = _stage(tickets, Transcribe, spec.asr.actors, spec, board, concurrent_calls=2)
             streams.append(_stage(transcripts, Redact, spec.redact.actors, spec, board, run_id))
         markers = list(self._plan.analyse_only)

@@ -328,14 +328,19 @@ def num_cached(spark: "SparkSession") -> int:
 
 
 def explain(error: Exception) -> str:
-    """One line: of an error in Spark's JVM its own first line, of one that Ray brought from there its cause."""
+    """One line: of an error in Spark's JVM its own first line, of one that Ray brought from elsewhere its cause."""
+    import ray
+
     if isinstance(error, PipelineError):
         return str(getattr(error, "cause", error))  # what Ray brings has its traceback before the message
     java = getattr(error, "java_exception", None)
     text = str(java) if java is not None else f"{type(error).__name__}: {error}"
     lines = text.strip().splitlines() or ["no message"]
     causes = [line.strip() for line in lines if line.startswith("Caused by: ") and java is None]
-    line = causes[-1] if causes else lines[0]
+    is_traceback = isinstance(error, ray.exceptions.RayTaskError)
+    line = causes[-1] if causes else lines[-1 if is_traceback else 0]
+    if "Java gateway process exited" in line:
+        line += " (what java said is in Ray's log of the worker; do JDK_JAVA_OPTIONS suit this JDK, and is it 17?)"
     if "RayActorException" in line:  # what JDK 17 does to RayDP's master without the module opens
         line += " (do all nodes of the cluster have JDK_JAVA_OPTIONS set as images/ray-cpu does?)"
     return line

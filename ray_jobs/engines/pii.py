@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ray_jobs.engines.conversation import Line, Match, Turn, turns_of
+from ray_jobs.engines.lean_imports import imported_without
 from ray_jobs.engines.pii_addresses import find_addresses, street_of
 from ray_jobs.engines.pii_cues import cues_of
 from ray_jobs.engines.pii_emails import find_emails
@@ -44,6 +45,9 @@ Style = Literal["mask", "hash", "drop"]
 every call of a run; nothing."""
 
 _WITHOUT = ("tagger", "parser", "attribute_ruler", "lemmatizer", "senter")  # components that entities do not need
+_TORCH = ("torch", "transformers")
+"""What spaCy and Presidio import where it is there: three of four CPU-seconds and 390 of 620 MiB, for other models."""
+
 _HASH_DIGITS = 12
 _HOLD_OTHERS = frozenset({"EMAIL", "ADDRESS"})
 _MIN_SUGGESTED_CHARS = 2
@@ -75,7 +79,7 @@ class Suggestion:
 
 
 class Redactor:
-    """The recognisers, loaded: one per actor. Constructing it loads spaCy's model and Presidio (about ten seconds)."""
+    """The recognisers, loaded: one per actor. Constructing it loads spaCy's model and Presidio (about a second)."""
 
     def __init__(
         self, spec: RedactSpec, *, style: Style = "mask", key: bytes = b"", patterns: Mapping[str, str] | None = None
@@ -92,10 +96,11 @@ class Redactor:
         self._key = key
         self._patterns = Patterns(patterns or {})
         self._entities = frozenset(spec.entities) | self._patterns.entities
-        self._model = (
-            _load_spacy(spec.ner_model) if spec.ner_model is not None and spec.mode != "store_unredacted" else None
-        )
-        self._presidio = PresidioRecognisers()
+        ner_model = None if spec.mode == "store_unredacted" else spec.ner_model
+        check_ner_model(ner_model)
+        with imported_without(*(_TORCH if ner_model is None or not _reads_with_torch(ner_model) else ())):
+            self._presidio = PresidioRecognisers()
+            self._model = None if ner_model is None else _load_spacy(ner_model)
 
     def find(self, lines: Sequence[Line], suggestions: Sequence[Suggestion] = ()) -> list[PiiSpan]:
         """The spans to replace, by line and place, without overlaps; `lines` are in time order.
@@ -147,8 +152,14 @@ def check_ner_model(name: str | None) -> None:
     )
 
 
+def _reads_with_torch(name: str) -> bool:
+    """Whether a spaCy model's configuration names an architecture of PyTorch's, as those of transformers do."""
+    package = None if Path(name, "config.cfg").is_file() else importlib.util.find_spec(name)
+    folder = Path(name) if package is None or package.origin is None else Path(package.origin).parent
+    return any(re.search("torch|transformer", path.read_text(), re.IGNORECASE) for path in folder.rglob("config.cfg"))
+
+
 def _load_spacy(name: str) -> "Language":
-    check_ner_model(name)
     import spacy
 
     return spacy.load(name, exclude=list(_WITHOUT))

@@ -45,7 +45,7 @@ def cluster(spec: RunSpec) -> Iterator[None]:
 
 def through_slow_stage(board: Any, spec: RunSpec, plan: Plan) -> list[dict[str, Any]]:
     """One row per partition, once all are committed."""
-    tickets = handoff.read_tickets(board, plan.partitions, spec.max_uncommitted)
+    tickets = handoff.read_tickets(board, plan.partitions, spec.asr.actors.max_actors)
     committed = tickets.map_batches(
         SlowStage,
         fn_constructor_args=(board, spec.max_uncommitted),

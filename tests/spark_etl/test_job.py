@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 import pytest
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from ray_jobs.errors import RetryableError
 from ray_jobs.records import CallAudio, Failure, Span, audio_to_table
@@ -64,3 +64,12 @@ def test_a_partition_no_executor_gives_is_an_error_with_javas_reason(monkeypatch
     monkeypatch.setattr(job, "FETCH_PAUSE_S", 0.01)
     with pytest.raises(RetryableError, match="of a wave: Caused by: java"):
         job._fetch(WAVE, 3, ("first",), None)
+
+
+def test_an_error_that_ray_brought_with_its_traceback_is_told_by_its_last_line() -> None:
+    died = Exception("Java gateway process exited before sending its port number")
+    brought = RayTaskError("start_up", f"ray::start_up() (pid=1)\n  File a.py, line 1\nException: {died}", died)
+    said = job.explain(brought)
+    assert said.startswith("Exception: Java gateway process exited")
+    assert "JDK_JAVA_OPTIONS" in said
+    assert "\n" not in said

