@@ -5,6 +5,7 @@ A ClusterSpec is YAML: see profiles/. Unknown keys are refused. Whatever the fie
 """
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,7 +22,6 @@ PROFILES = Path(__file__).parent / "profiles"
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
-Amount = Annotated[float, Field(ge=0)]
 
 
 class Model(BaseModel):
@@ -48,7 +48,9 @@ class NodeGroup(Model):
     env: dict[str, str] = {}
     secret_env: dict[str, SecretKey] = Field(default={}, description="environment variables read from Secrets")
     env_from_secrets: tuple[str, ...] = Field(default=(), description="Secrets whose every key becomes a variable")
-    ray_resources: dict[str, Amount] = Field(default={}, description="custom Ray resources of each pod")
+    ray_resources: dict[str, Count] = Field(
+        default={}, description="custom Ray resources of each pod; Ray's autoscaler takes whole numbers only"
+    )
     capacity: Literal["spot", "on-demand"] | None = Field(default=None, description="null: wherever there is room")
     node_selector: dict[str, str] = {}
     tolerations: tuple[dict[str, Any], ...] = ()
@@ -303,8 +305,12 @@ def _resources(group: NodeGroup) -> Manifest:
 
 
 def _resources_param(group: NodeGroup) -> dict[str, str]:
-    """Custom resources as `ray start` reads them through a shell: JSON inside a quoted string."""
-    return {"resources": json.dumps(json.dumps(group.ray_resources))} if group.ray_resources else {}
+    """Custom resources as JSON quoted for the shell that `ray start` runs in.
+
+    In single quotes, for two more read it: KubeRay strips quotes and knows no escapes (where it cannot read them, it adds
+    no num-gpus either), and Ray's autoscaler drops the first and last character.
+    """
+    return {"resources": shlex.quote(json.dumps(group.ray_resources))} if group.ray_resources else {}
 
 
 def _env(group: NodeGroup) -> list[Manifest]:

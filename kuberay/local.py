@@ -449,7 +449,7 @@ def _metadata(claim: Claim, spec: dict[str, Any], expires_at: datetime) -> Metad
     return {"labels": claim.labels, "annotations": names.annotations(claim, spec, expires_at)}
 
 
-def _total_resources(spec: ClusterSpec) -> dict[str, float]:
+def _total_resources(spec: ClusterSpec) -> dict[str, int]:
     """One machine stands for the largest cluster: every custom resource a job may ask for is there."""
     total = dict(spec.head.ray_resources)
     for group in spec.workers:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from kuberay.cluster import API_VERSION, Amount, ClusterSpec, Count, Model, Positive, accepted, explain
+from kuberay.cluster import API_VERSION, ClusterSpec, Count, Model, Positive, accepted, explain
 from kuberay.errors import InvalidSpecError
 from kuberay.names import MANAGED_LABEL
 from kuberay.rules import Manifest
@@ -36,7 +36,9 @@ class JobSpec(Model):
     metadata: dict[str, str] = Field(default={}, description="shown beside the job in Ray's dashboard")
     entrypoint_num_cpus: Annotated[float, Field(ge=0)] = 0
     entrypoint_num_gpus: Annotated[float, Field(ge=0)] = 0
-    entrypoint_resources: dict[str, Amount] = Field(default={}, description="pins the driver to a node group")
+    entrypoint_resources: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default={}, description="pins the driver to a node group"
+    )
     deadline_s: Positive = Field(default=24 * 3600, description="from creation to the end, queueing included")
     start_deadline_s: Positive | None = Field(default=3600, description="to the job's start; null: only deadline_s")
     ttl_s: Count = Field(default=300, description="how long the cluster outlives the job if nobody deletes it")

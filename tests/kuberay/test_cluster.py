@@ -1,8 +1,10 @@
 """A cluster spec becomes a manifest that the CRD and the controller both take, or is refused with its reason."""
 
 import json
+import shlex
 
 import pytest
+from ray.autoscaler._private.kuberay import autoscaling_config
 
 from kuberay.cluster import ClusterSpec, merge, parse_cluster, profile_names, resolve_cluster
 from kuberay.errors import InvalidSpecError
@@ -66,7 +68,20 @@ def test_custom_resources_survive_the_shell_that_ray_start_runs_in():
     params = render(cluster(workers=[worker(ray_resources={"spark": 4})]))["spec"]["workerGroupSpecs"][0][
         "rayStartParams"
     ]
-    assert json.loads(json.loads(params["resources"])) == {"spark": 4.0}
+    assert [json.loads(word) for word in shlex.split(params["resources"])] == [{"spark": 4}]
+
+
+@pytest.mark.parametrize("profile", profile_names())
+def test_rays_autoscaler_reads_the_resources_of_every_profile(profile):
+    """By its own reader, which raises for a fraction, and for quotes that it does not expect."""
+    spec = resolve_cluster(profile, {})
+    config = autoscaling_config._derive_autoscaling_config_from_ray_cr(render(spec))
+    for group in spec.workers:
+        resources = config["available_node_types"][group.name]["resources"]
+        assert {name: resources[name] for name in group.ray_resources} == group.ray_resources
+        assert resources.get("GPU", 0) == group.gpus
+    with pytest.raises(InvalidSpecError, match=r"workers\.0\.ray_resources\.spark"):
+        cluster(workers=[worker(ray_resources={"spark": 0.5})])
 
 
 def test_secrets_become_references_never_values():
