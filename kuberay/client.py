@@ -64,6 +64,10 @@ MAX_WARNINGS = 3
 MAX_PREFACE_LINES = 20
 """Lines a submitter pod may print before the job's own: repeating a few beats losing one when a new pod takes over."""
 
+_SUBMITTED = "' submitted successfully"
+
+RUNS_ANEW = "the head of the cluster was restarted: KubeRay has submitted the job again, it runs from its beginning"
+
 
 @asynccontextmanager
 async def default_connection() -> AsyncIterator[kubernetes.ApiClient]:
@@ -169,7 +173,10 @@ class KubernetesBackend:
         return lines, position
 
     async def _read_pod(self, pod: str, position: LogPosition) -> tuple[list[str], LogPosition]:
-        """A second submitter pod follows the same job from its first line: what the first pod showed is skipped."""
+        """A second submitter pod follows the same job from its first line: what the first pod showed is skipped.
+
+        Unless it had to submit the job again, for the head was restarted and knows it no more: then it runs anew.
+        """
         same = pod == position.source
         since = {"since_seconds": _seconds_since(position.time)} if same and position.time else {}
         answer = await self._call(
@@ -182,14 +189,18 @@ class KubernetesBackend:
         if answer is None:
             return [], position
         stamped = [_split_stamp(line) for line in (await answer.text(errors="replace")).splitlines()]
+        num_before = position.num_lines
         if same:
             stamped = [(time, line) for time, line in stamped if _after(time, position.time)]
+        elif any(_SUBMITTED in line for _, line in stamped[:MAX_PREFACE_LINES]):
+            num_before = 0
         else:
-            stamped = stamped[max(0, position.num_lines - MAX_PREFACE_LINES) :] if position.source else stamped
+            stamped = stamped[max(0, num_before - MAX_PREFACE_LINES) :]
         if not stamped:
             return [], position
-        reached = LogPosition(source=pod, time=stamped[-1][0], num_lines=position.num_lines + len(stamped))
-        return [line for _, line in stamped], reached
+        reached = LogPosition(source=pod, time=stamped[-1][0], num_lines=num_before + len(stamped))
+        is_anew = bool(position.source) and not num_before
+        return [*([RUNS_ANEW] if is_anew else []), *(line for _, line in stamped)], reached
 
     async def load_position(self, name: str) -> LogPosition:
         manifest = await self.read("RayJob", name)

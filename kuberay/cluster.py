@@ -307,8 +307,8 @@ def _resources(group: NodeGroup) -> Manifest:
 def _resources_param(group: NodeGroup) -> dict[str, str]:
     """Custom resources as JSON quoted for the shell that `ray start` runs in.
 
-    In single quotes, for two more read it: KubeRay strips quotes and knows no escapes (where it cannot read them, it adds
-    no num-gpus either), and Ray's autoscaler drops the first and last character.
+    In single quotes, for two more read it: KubeRay strips quotes and knows no escapes (where it cannot read them, it
+    adds no num-gpus either), and Ray's autoscaler drops the first and last character.
     """
     return {"resources": shlex.quote(json.dumps(group.ray_resources))} if group.ray_resources else {}
 

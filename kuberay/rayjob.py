@@ -11,6 +11,8 @@ from kuberay.errors import InvalidSpecError
 from kuberay.names import MANAGED_LABEL
 from kuberay.rules import Manifest
 
+Amount = Annotated[float, Field(ge=0)]
+
 
 class DeletionRule(Model):
     """Delete something `ttl_s` seconds after the job reached a status; give exactly one of the two statuses."""
@@ -34,11 +36,9 @@ class JobSpec(Model):
     cluster_name: str | None = Field(default=None, description="an existing RayCluster")
     runtime_env: dict[str, Any] = Field(default={}, description="Ray's runtime environment")
     metadata: dict[str, str] = Field(default={}, description="shown beside the job in Ray's dashboard")
-    entrypoint_num_cpus: Annotated[float, Field(ge=0)] = 0
-    entrypoint_num_gpus: Annotated[float, Field(ge=0)] = 0
-    entrypoint_resources: dict[str, Annotated[float, Field(ge=0)]] = Field(
-        default={}, description="pins the driver to a node group"
-    )
+    entrypoint_num_cpus: Amount = 0
+    entrypoint_num_gpus: Amount = 0
+    entrypoint_resources: dict[str, Amount] = Field(default={}, description="pins the driver to a node group")
     deadline_s: Positive = Field(default=24 * 3600, description="from creation to the end, queueing included")
     start_deadline_s: Positive | None = Field(default=3600, description="to the job's start; null: only deadline_s")
     ttl_s: Count = Field(default=300, description="how long the cluster outlives the job if nobody deletes it")

@@ -29,11 +29,12 @@ STOP_TIMEOUT_S = 20
 class KubernetesApi:
     """Runs from `start` to `stop`; `admin` is a client that may do everything."""
 
-    def __init__(self, programs: Path, folder: Path) -> None:
-        self._programs, self._folder = programs, folder
+    def __init__(self, programs: Path, folder: Path, address: str = "127.0.0.1") -> None:
+        """`address`: where it listens."""
+        self._programs, self._folder, self._address = programs, folder, address
         self._etcd_port, self._peer_port, self._port, self._manager_port = _free_ports(4)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.url = f"https://127.0.0.1:{self._port}"
+        self.url = f"https://{address}:{self._port}"
 
     def start(self) -> "KubernetesApi":
         (self._folder / "tokens.csv").write_text(f'{ADMIN_TOKEN},admin,admin,"system:masters"\n')
@@ -60,7 +61,7 @@ class KubernetesApi:
         self._run(
             "kube-apiserver",
             f"--etcd-servers=http://127.0.0.1:{self._etcd_port}",
-            "--bind-address=127.0.0.1",
+            f"--bind-address={self._address}",
             f"--secure-port={self._port}",
             f"--cert-dir={self._folder / 'certificates'}",
             f"--token-auth-file={self._folder / 'tokens.csv'}",
@@ -73,14 +74,15 @@ class KubernetesApi:
         )
         self._until(self._is_up, "the API server is up")
 
-    def start_controllers(self) -> None:
+    def start_controllers(self, *more: str) -> None:
         """After the custom resources are known: the garbage collector looks for new ones only now and then."""
         self._run(
             "kube-controller-manager",
             f"--kubeconfig={self._folder / 'admin.yaml'}",
-            f"--controllers={','.join(CONTROLLERS)}",
+            f"--controllers={','.join((*CONTROLLERS, *more))}",
             "--leader-elect=false",
             "--bind-address=127.0.0.1",
+            "--port=0",  # else one that everybody may use, and that a second manager would miss
             f"--secure-port={self._manager_port}",
             f"--cert-dir={self._folder / 'certificates'}",
         )
@@ -96,7 +98,7 @@ class KubernetesApi:
     def apply(self, path: Path, namespace: str = "default") -> None:
         """Create what a file of core kinds or CRDs holds."""
         for document in yaml.safe_load_all(path.read_text()):
-            kubernetes.utils.create_from_dict(self.admin, _for_1_20(document), namespace=namespace)
+            kubernetes.utils.create_from_dict(self.admin, document, namespace=namespace)
 
     def kubeconfig(self, token: str, namespace: str = "default") -> Manifest:
         cluster = {"server": self.url, "insecure-skip-tls-verify": True}
@@ -148,18 +150,6 @@ class KubernetesApi:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not after {START_TIMEOUT_S} s: {what}")
             time.sleep(0.2)
-
-
-def _for_1_20(schema: Any) -> Any:
-    """A CRD for Kubernetes 1.20, which takes a default of "" for null: without those, and the list keys they serve."""
-    if isinstance(schema, dict):
-        dropped = {"x-kubernetes-list-type", "x-kubernetes-list-map-keys"}
-        return {
-            key: _for_1_20(value)
-            for key, value in schema.items()
-            if (key, value) != ("default", "") and key not in dropped
-        }
-    return [_for_1_20(value) for value in schema] if isinstance(schema, list) else schema
 
 
 def programs() -> Path | None:

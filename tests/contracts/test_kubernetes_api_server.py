@@ -6,31 +6,28 @@ Skipped where KUBEBUILDER_ASSETS or CALLMILL_KUBERAY_CRDS is not set.
 """
 
 import asyncio
-import itertools
 import json
 import os
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import kubernetes
-import kubernetes_asyncio
 import pytest
 
 from kuberay import client
 from kuberay.__main__ import differences, main
 from kuberay.backend import LogPosition, await_cluster, collect, follow_job, utc_now
-from kuberay.client import KubernetesBackend
 from kuberay.cluster import parse_cluster
 from kuberay.errors import ApiError, ForbiddenError, NotInstalledError, QuotaExceededError
 from kuberay.names import MANAGED_LABEL, Claim
 from kuberay.rayjob import make_job
 from tests.contracts.kubernetes_api import KubernetesApi, programs
+from tests.contracts.kubernetes_site import ACCOUNT, LATER, Site
 from tests.contracts.test_manifests import manifests
 
 CRDS = os.environ.get("CALLMILL_KUBERAY_CRDS")
@@ -40,11 +37,9 @@ pytestmark = [
     pytest.mark.skipif(not CRDS, reason="CALLMILL_KUBERAY_CRDS does not name a folder of KubeRay's CRDs"),
 ]
 
-ACCOUNT = "airflow-kuberay"
 CLUSTER = parse_cluster({"image": "ray:1", "head": {"cpu": 1, "memory": "4Gi"}})
 JOB = make_job(entrypoint="python -m work", cluster=CLUSTER)
 CLAIM = Claim(dag_id="asr", run_id="r1", task_id="transcribe")
-LATER = utc_now() + timedelta(hours=1)
 RUNNING = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING", "rayClusterName": "ray-abcde"}
 SUCCEEDED = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED", "rayClusterName": "ray-abcde"}
 
@@ -65,51 +60,12 @@ def server() -> Iterator[KubernetesApi]:
 
 
 @pytest.fixture
-def site(server) -> "Site":
-    """A namespace of the test's own, with what rbac.yaml brings."""
-    number = next(_numbers)
-    namespace = f"test-{number}"
-    kubernetes.client.CoreV1Api(server.admin).create_namespace({"metadata": {"name": namespace}})
-    server.apply(Path("kuberay/manifests/rbac.yaml"), namespace)
-    return Site(server, namespace)
+def site(server) -> "OperatedSite":
+    return OperatedSite(server)
 
 
-_numbers = itertools.count()
-
-
-class Site:
-    """A namespace, as Airflow sees it, and as its operator does."""
-
-    def __init__(self, server: KubernetesApi, namespace: str) -> None:
-        self.server, self.namespace = server, namespace
-        self.core = kubernetes.client.CoreV1Api(server.admin)
-        self.custom = kubernetes.client.CustomObjectsApi(server.admin)
-        self.tokens = [self.token()]
-
-    def token(self) -> str:
-        request = {"spec": {"audiences": ["https://kubernetes.default.svc"]}}
-        return self.core.create_namespaced_service_account_token(ACCOUNT, self.namespace, request).status.token
-
-    def backend(self) -> KubernetesBackend:
-        """With the newest of the tokens each time it connects."""
-
-        @asynccontextmanager
-        async def connect():
-            configuration = kubernetes_asyncio.client.Configuration(
-                host=self.server.url, api_key={"BearerToken": f"Bearer {self.tokens[-1]}"}
-            )
-            configuration.verify_ssl = False
-            async with kubernetes_asyncio.client.ApiClient(configuration) as api:
-                yield api
-
-        return KubernetesBackend(self.namespace, connect, backoff_s=0.1)
-
-    def run(self, work, timeout_s=90):
-        async def inside():
-            async with self.backend() as backend:
-                return await asyncio.wait_for(work(backend), timeout_s)
-
-        return asyncio.run(inside())
+class OperatedSite(Site):
+    """One whose KubeRay operator is the test."""
 
     def submit(self, job=JOB, claim=CLAIM):
         return self.run(lambda backend: backend.submit_job(job, claim, LATER))
@@ -118,13 +74,6 @@ class Site:
         self.custom.patch_namespaced_custom_object_status(
             "ray.io", "v1", self.namespace, plural, name, {"status": status}
         )
-
-    def names(self, plural):
-        items = self.custom.list_namespaced_custom_object("ray.io", "v1", self.namespace, plural)["items"]
-        return sorted(item["metadata"]["name"] for item in items)
-
-    def get(self, plural, name):
-        return self.custom.get_namespaced_custom_object("ray.io", "v1", self.namespace, plural, name)
 
     def create_own_cluster(self, job):
         """What the operator makes of a RayJob."""

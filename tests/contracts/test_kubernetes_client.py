@@ -11,7 +11,7 @@ from kubernetes_asyncio import client as kubernetes
 
 from kuberay.__main__ import main
 from kuberay.backend import LogPosition, await_cluster, collect, follow_job
-from kuberay.client import KubernetesBackend, default_connection
+from kuberay.client import RUNS_ANEW, KubernetesBackend, default_connection
 from kuberay.cluster import parse_cluster, resolve_cluster
 from kuberay.errors import ApiError, ForbiddenError, NotInstalledError, QuotaExceededError, UnreachableError
 from kuberay.names import EXPIRY_ANNOTATION, LOG_ANNOTATION, MANAGED_LABEL, Claim
@@ -468,6 +468,25 @@ def test_a_second_submitter_pod_repeats_at_most_its_preface_and_loses_nothing(ap
     assert lines[-1] == "line 50"
     assert len(lines) <= 21
     assert run(backend, lambda: read(position)) == ([], position)
+
+
+def test_a_job_that_a_second_submitter_pod_had_to_submit_again_is_told_from_its_beginning(api, backend):
+    """The head was restarted: what the new pod shows is another run's log, however many lines the first one had."""
+    api.script = [RUNNING]
+    name = submit(backend)
+    submitted = f"SUCC cli.py:67 -- Job '{name}' submitted successfully"
+    api.log("submitter-1", submitted, *(f"line {index}" for index in range(50)), job=name)
+
+    async def read(position):
+        return await backend.read_logs(name, position)
+
+    _, position = run(backend, lambda: read(LogPosition()))
+    api.log("submitter-2", submitted, "line 0", job=name)
+    lines, position = run(backend, lambda: read(position))
+    assert lines == [RUNS_ANEW, submitted, "line 0"]
+    api.log("submitter-3", submitted, "line 0", "line 1", job=name)
+    lines, position = run(backend, lambda: read(position))
+    assert lines == [RUNS_ANEW, submitted, "line 0", "line 1"]
 
 
 def test_the_log_is_complete_after_a_job_that_ended_before_the_first_reading(api, backend):
