@@ -488,7 +488,7 @@ def _job_status(name: str, manifest: Manifest | None) -> JobStatus:
         state = "succeeded" if job == "SUCCEEDED" else "failed"
         if job == "STOPPED":
             message = message or "the Ray job was stopped by somebody"
-    elif deployment == "Running" and job == "RUNNING":
+    elif deployment == "Running" and job not in ("", "PENDING"):  # for a moment it has ended and is not told so
         state = "running"
     elif deployment in ("Suspended", "Suspending"):
         message = message or "suspended, by its queue or by somebody"

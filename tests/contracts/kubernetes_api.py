@@ -32,9 +32,12 @@ class KubernetesApi:
     def __init__(self, programs: Path, folder: Path, address: str = "127.0.0.1") -> None:
         """`address`: where it listens."""
         self._programs, self._folder, self._address = programs, folder, address
-        self._etcd_port, self._peer_port, self._port, self._manager_port = _free_ports(4)
+        self._etcd_port, self._peer_port, self.port, self._manager_port = _free_ports(4)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.url = f"https://{address}:{self._port}"
+        self.issuer = "https://kubernetes.default.svc"
+        self.certificate = folder / "certificates" / "apiserver.crt"
+        """Signed by itself, so the authority that clients are to trust."""
+        self.url = f"https://{address}:{self.port}"
 
     def start(self) -> "KubernetesApi":
         (self._folder / "tokens.csv").write_text(f'{ADMIN_TOKEN},admin,admin,"system:masters"\n')
@@ -62,13 +65,13 @@ class KubernetesApi:
             "kube-apiserver",
             f"--etcd-servers=http://127.0.0.1:{self._etcd_port}",
             f"--bind-address={self._address}",
-            f"--secure-port={self._port}",
+            f"--secure-port={self.port}",
             f"--cert-dir={self._folder / 'certificates'}",
             f"--token-auth-file={self._folder / 'tokens.csv'}",
             "--authorization-mode=RBAC",
             "--disable-admission-plugins=ServiceAccount",
             "--service-cluster-ip-range=10.0.0.0/24",
-            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-account-issuer={self.issuer}",
             f"--service-account-key-file={key}",
             f"--service-account-signing-key-file={key}",
         )

@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 import kubernetes
 from kubernetes.client.exceptions import ApiException
 
+from tests.contracts.kubernetes_api import KubernetesApi
 from tests.contracts.kubernetes_pod import Manifest, Pod, netns_of
 from tests.contracts.pod_network import HOST_IP, PodNetwork
 
@@ -28,10 +29,12 @@ PERIOD_S = 0.3
 class Node:
     """Runs from `start` to `stop`."""
 
-    def __init__(self, admin: Any, network: PodNetwork, folder: Path, environment: Mapping[str, str]) -> None:
-        """`admin` is a client of the API server; `environment` is what every container's image sets."""
-        self.core = kubernetes.client.CoreV1Api(admin)
-        self._network, self._folder, self._environment = network, folder, environment
+    def __init__(self, api: KubernetesApi, network: PodNetwork, folder: Path, environment: Mapping[str, str]) -> None:
+        """`environment` is what every container's image sets."""
+        self.core = kubernetes.client.CoreV1Api(api.admin)
+        self._api, self._network, self._folder = api, network, folder
+        server = {"KUBERNETES_SERVICE_HOST": HOST_IP, "KUBERNETES_SERVICE_PORT_HTTPS": str(api.port)}
+        self._environment = {**environment, **server}
         self._ended = threading.Event()
         self.pods: dict[str, Pod] = {}
         """By uid."""
@@ -93,9 +96,16 @@ class Node:
 
         ip = self._network.add(netns_of(manifest))
         pod = Pod(manifest, ip, self._folder, self._environment, secret, self._report)
+        if account := manifest["spec"].get("serviceAccountName"):
+            pod.give_account(self._account(account, meta["namespace"]))
         self.pods[meta["uid"]] = pod
         self._name_services()
         pod.start()
+
+    def _account(self, name: str, namespace: str) -> dict[str, str]:
+        request = {"spec": {"audiences": [self._api.issuer]}}
+        token = self.core.create_namespaced_service_account_token(name, namespace, request).status.token
+        return {"token": token, "namespace": namespace, "ca.crt": self._api.certificate.read_text()}
 
     def _end(self, uid: str) -> None:
         pod = self.pods.pop(uid, None)

@@ -29,6 +29,8 @@ PROBE_S = 2.0
 _APART = ("--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc")
 _IN_ITS_OWN = """
 hostname "$1"; mount --bind "$2/tmp" /tmp; mount --bind "$2/profile.d" /etc/profile.d; mount --bind "$3" /dev/shm
+mount -t tmpfs tmpfs /run; mkdir -p /run/secrets/kubernetes.io
+[ ! -d "$2/serviceaccount" ] || cp -r "$2/serviceaccount" /run/secrets/kubernetes.io/
 shift 3; exec "$@"
 """
 
@@ -120,7 +122,7 @@ class Pod:
         secret: Callable[[str, str], str],
         report: Callable[["Pod", Manifest], None],
     ) -> None:
-        """`folder`: its /tmp and volumes. `secret(name, key)` is the value of a secret of its namespace."""
+        """`folder`: its own place in it is made here. `secret(name, key)` is the value of a secret of its namespace."""
         meta = manifest["metadata"]
         self.name, self.namespace, self.uid, self.ip = meta["name"], meta["namespace"], meta["uid"], ip
         self.manifest = manifest
@@ -150,6 +152,12 @@ class Pod:
             [Container(c, prefix, self._environment(c, image_environment)) for c in spec.get(key, [])]
             for key in ("initContainers", "containers")
         )
+
+    def give_account(self, files: Mapping[str, str]) -> None:
+        """What the kubelet mounts of a service account, by name of file; before the start."""
+        (self._folder / "serviceaccount").mkdir()
+        for name, text in files.items():
+            (self._folder / "serviceaccount" / name).write_text(text)
 
     def start(self) -> None:
         for run in (self._run, self._probe):

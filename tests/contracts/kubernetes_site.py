@@ -31,7 +31,7 @@ class Site:
         self.tokens = [self.token()]
 
     def token(self) -> str:
-        request = {"spec": {"audiences": ["https://kubernetes.default.svc"]}}
+        request = {"spec": {"audiences": [self.server.issuer]}}
         return self.core.create_namespaced_service_account_token(ACCOUNT, self.namespace, request).status.token
 
     def backend(self) -> KubernetesBackend:

@@ -47,7 +47,7 @@ class LittleCluster:
         until(self._is_served, "the API server serves Ray's kinds")
         self.api.start_controllers("endpoint", "job")
         environment = image_environment(JDK_JAVA_OPTIONS=JAVA_OPTIONS)
-        self.node = Node(self.api.admin, self._network, self.folder, environment).start()
+        self.node = Node(self.api, self._network, self.folder, environment).start()
         self.start_operator()
         return self
 

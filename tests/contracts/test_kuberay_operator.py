@@ -46,6 +46,16 @@ SAMPLES = Path("tests/data/sample_calls").resolve()
 
 COUNT_SLOWLY = "import time; [print('line', i, flush=True) or time.sleep(1) for i in range(12)]"
 
+ON_WORKERS = """
+import ray, socket, time
+ray.init()
+@ray.remote(num_cpus=2, resources={"spark": 4})
+def work():
+    time.sleep(5)
+    return socket.gethostname()
+print(len(set(ray.get([work.remote() for _ in range(2)]))), "nodes worked")
+"""
+
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LittleCluster]:
@@ -95,6 +105,7 @@ def test_a_job_runs_tells_its_log_once_and_leaves_nothing(site: Site, cluster: L
     status = run_job(site, make_job(entrypoint=python("print(6 * 7)"), cluster=HEAD), lines)
     assert status.state == "succeeded", status.message
     assert lines.count("42") == 1
+    assert any(line.startswith(f"job {status.name}: running") for line in lines)
     delete_job(site, status.name)
     assert_nothing_is_left(site, cluster)
 
@@ -216,6 +227,33 @@ def test_jobs_share_a_cluster_that_is_there_until_it_is_deleted(site: Site, clus
         assert "spark 8.0 nodes 3" in lines
         delete_job(site, done.name)
     site.run(lambda backend: backend.delete_cluster(status.name), timeout_s=120)
+    assert_nothing_is_left(site, cluster)
+
+
+def test_a_cluster_grows_for_the_work_and_shrinks_again(site: Site, cluster: LittleCluster) -> None:
+    """Ray's autoscaler beside the head, with the rights that KubeRay gives it."""
+    group = {**WORKER, "min_replicas": 0, "max_replicas": 2, "idle_timeout_s": 5}
+    growing = parse_cluster({"image": IMAGE, "head": HEAD.head.model_dump(), "workers": [group], "autoscaling": {}})
+
+    async def ready(backend):
+        name = await backend.create_cluster(growing, CLAIM, LATER)
+        return await await_cluster(backend, name, lambda line: None, timeout_s=120)
+
+    def num_workers() -> int:
+        return sum("-worker-" in name for name in pods(site))
+
+    name = site.run(ready, timeout_s=150).name
+    assert num_workers() == 0
+    lines: list[str] = []
+    program = cluster.folder / "work.py"
+    program.write_text(ON_WORKERS)
+    job = make_job(entrypoint=f"python {program}", cluster_name=name)
+    done = run_job(site, job, lines)
+    assert done.state == "succeeded", done.message
+    assert "2 nodes worked" in lines
+    until(lambda: num_workers() == 0, "idle workers are gone")
+    delete_job(site, done.name)
+    site.run(lambda backend: backend.delete_cluster(name), timeout_s=120)
     assert_nothing_is_left(site, cluster)
 
 

@@ -131,6 +131,16 @@ def test_progress_is_told_once_per_change(api, backend):
     assert lines == [f"job {name}: running", f"job {name}: succeeded"]
 
 
+def test_a_job_that_was_quick_has_run_and_waits_for_nothing(api, backend):
+    """KubeRay looks at a job now and then: of a quick one it first learns that it has ended."""
+    lines: list[str] = []
+    message = "Job finished successfully."
+    api.script = [INITIALIZING, {**PENDING, "jobStatus": "SUCCEEDED", "message": message}, SUCCEEDED]
+    name = submit(backend)
+    follow(backend, name, lines.append)
+    assert f"job {name}: running, {message}" in lines
+
+
 def test_a_job_deleted_by_hand_is_gone_not_waited_for(api, backend):
     api.script = [RUNNING]
     name = submit(backend)
