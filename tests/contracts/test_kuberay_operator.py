@@ -212,19 +212,23 @@ def test_a_job_on_a_cluster_that_is_not_there_is_over_at_once(site: Site) -> Non
 
 
 def test_jobs_share_a_cluster_that_is_there_until_it_is_deleted(site: Site, cluster: LittleCluster) -> None:
+    gpu_group = {"name": "asr", "cpu": "1", "memory": "2Gi", "gpus": 1, "ray_resources": {"asr": 1}}
+    groups = [{**group, "min_replicas": 1} for group in (WORKER, gpu_group)]
+
     async def created(backend):
-        name = await backend.create_cluster(HEAD_AND_WORKERS, CLAIM, LATER)
+        spec = parse_cluster({"image": IMAGE, "head": HEAD.head.model_dump(), "workers": groups})
+        name = await backend.create_cluster(spec, CLAIM, LATER)
         return await await_cluster(backend, name, lambda line: None, timeout_s=120)
 
     status = site.run(created, timeout_s=150)
     assert status.state == "ready", status.message
-    count = "import ray; ray.init(); print('spark', ray.cluster_resources()['spark'], 'nodes', len(ray.nodes()))"
+    count = "import ray; ray.init(); has = ray.cluster_resources(); print(*(has[k] for k in ('spark', 'asr', 'GPU')))"
     for task_id in ("one", "two"):
         lines: list[str] = []
         job = make_job(entrypoint=python(count), cluster_name=status.name)
         done = run_job(site, job, lines, replace(CLAIM, task_id=task_id))
         assert done.state == "succeeded", done.message
-        assert "spark 8.0 nodes 3" in lines
+        assert "4.0 1.0 1.0" in lines
         delete_job(site, done.name)
     site.run(lambda backend: backend.delete_cluster(status.name), timeout_s=120)
     assert_nothing_is_left(site, cluster)
