@@ -12,6 +12,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,13 @@ class KubernetesApi:
         for document in yaml.safe_load_all(path.read_text()):
             kubernetes.utils.create_from_dict(self.admin, document, namespace=namespace)
 
+    def install(self, folder: Path) -> None:
+        """The CRDs of a folder; they are served when this returns."""
+        for path in sorted(folder.glob("*.yaml")):
+            self.apply(path)
+            for crd in yaml.safe_load_all(path.read_text()):
+                self._until(partial(self._serves, crd["spec"]), f"{crd['metadata']['name']} are served")
+
     def kubeconfig(self, token: str, namespace: str = "default") -> Manifest:
         cluster = {"server": self.url, "insecure-skip-tls-verify": True}
         return {
@@ -142,6 +150,14 @@ class KubernetesApi:
                 return bool(answer.status == 200)
         except OSError:
             return False
+
+    def _serves(self, crd: Manifest) -> bool:
+        custom = kubernetes.client.CustomObjectsApi(self.admin)
+        try:
+            custom.list_cluster_custom_object(crd["group"], crd["versions"][0]["name"], crd["names"]["plural"])
+        except kubernetes.client.ApiException:
+            return False
+        return True
 
     def _until(self, holds: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S

@@ -26,7 +26,6 @@ GRACE_S = 5.0
 RESTART_S = 2.0
 PROBE_S = 2.0
 
-_APART = ("--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc")
 _IN_ITS_OWN = """
 hostname "$1"; mount --bind "$2/tmp" /tmp; mount --bind "$2/profile.d" /etc/profile.d; mount --bind "$3" /dev/shm
 mount -t tmpfs tmpfs /run; mkdir -p /run/secrets/kubernetes.io
@@ -111,7 +110,7 @@ class Container:
 
 
 class Pod:
-    """Started by its constructor; `report` is told its status whenever that changes."""
+    """Runs from `start` to `end`; `report` is told its status whenever that changes."""
 
     def __init__(
         self,
@@ -137,16 +136,8 @@ class Pod:
         path = image_environment["PATH"]
         (self._folder / "profile.d" / "path.sh").write_text(f"export PATH={path}\n")  # a login shell sets it anew
         spec = manifest["spec"]
-        prefix = [
-            *entering(self.netns),
-            "unshare",
-            "--mount",
-            "--uts",
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "--mount-proc",
-        ]
+        apart = ["--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        prefix = [*entering(self.netns), "unshare", *apart]
         prefix += ["bash", "-c", _IN_ITS_OWN, "bash", self.name, str(self._folder), str(self._shm)]
         self.init_containers, self.containers = (
             [Container(c, prefix, self._environment(c, image_environment)) for c in spec.get(key, [])]

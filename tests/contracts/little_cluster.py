@@ -13,43 +13,51 @@ import signal
 import subprocess
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import kubernetes
 import yaml
 
-from kuberay.client import PLURALS
 from ray_jobs.runtime import JAVA_OPTIONS
 from tests.contracts.kubernetes_api import ADMIN_TOKEN, KubernetesApi, programs
 from tests.contracts.kubernetes_node import Node
-from tests.contracts.kubernetes_pod import image_environment, until
+from tests.contracts.kubernetes_pod import image_environment
 from tests.contracts.pod_network import HOST_IP, PodNetwork, entering
 
 OPERATOR = "kuberay"
 
 
 class LittleCluster:
-    """Runs from `start` to `stop`."""
+    """Runs from `start` to `stop`, which also ends what a failed start has left."""
 
     def __init__(self) -> None:
         # not below /tmp, which is another folder to every pod; short, for etcd's socket
         self.folder = Path(tempfile.mkdtemp(prefix="kubernetes-", dir="/var/tmp"))
         self.kubeconfig = self.folder / "kubeconfig.yaml"
+        self.api = KubernetesApi(programs(), self.folder, HOST_IP)
         self._network = PodNetwork()
         self._operator: subprocess.Popen[bytes] | None = None
+        self._started = ExitStack()
+        self._started.callback(shutil.rmtree, self.folder, ignore_errors=True)
 
     def start(self) -> "LittleCluster":
+        self._started.callback(self._network.stop)
         self._network.start()
-        self.api = KubernetesApi(programs(), self.folder, HOST_IP).start()
+        self._started.callback(self.api.stop)
+        self.api.start()
         self.kubeconfig.write_text(yaml.safe_dump(self.api.kubeconfig(ADMIN_TOKEN)))
-        for path in sorted(Path(os.environ["CALLMILL_KUBERAY_CRDS"]).glob("*.yaml")):
-            self.api.apply(path)
-        until(self._is_served, "the API server serves Ray's kinds")
+        self.api.install(Path(os.environ["CALLMILL_KUBERAY_CRDS"]))
         self.api.start_controllers("endpoint", "job")
         environment = image_environment(JDK_JAVA_OPTIONS=JAVA_OPTIONS)
         self.node = Node(self.api, self._network, self.folder, environment).start()
+        self._started.callback(self.node.stop)
+        self._started.callback(self.stop_operator)
         self.start_operator()
         return self
+
+    def stop(self) -> None:
+        self._started.close()
 
     def start_operator(self) -> None:
         """In a network namespace of its own, where the names of services are known."""
@@ -69,20 +77,15 @@ class LittleCluster:
             self._operator.wait(30)
             self._operator = None
 
-    def stop(self) -> None:
-        self.stop_operator()
-        self.node.stop()
-        self.api.stop()
-        self._network.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _is_served(self) -> bool:
-        try:
-            for plural in PLURALS.values():
-                kubernetes.client.CustomObjectsApi(self.api.admin).list_cluster_custom_object("ray.io", "v1", plural)
-        except kubernetes.client.ApiException:
-            return False
-        return True
+@contextmanager
+def little_cluster() -> Iterator[LittleCluster]:
+    """One that runs, for as long as it is needed."""
+    cluster = LittleCluster()
+    try:
+        yield cluster.start()
+    finally:
+        cluster.stop()
 
 
 def missing() -> str:
@@ -102,10 +105,9 @@ def main() -> None:
     interrupted = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: interrupted.set())
-    cluster = LittleCluster().start()
-    print(f"export KUBECONFIG={cluster.kubeconfig}", flush=True)
-    interrupted.wait()
-    cluster.stop()
+    with little_cluster() as cluster:
+        print(f"export KUBECONFIG={cluster.kubeconfig}", flush=True)
+        interrupted.wait()
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from kuberay.names import Claim
 from kuberay.rayjob import JobSpec, make_job
 from tests.contracts.kubernetes_pod import until
 from tests.contracts.kubernetes_site import LATER, Site
-from tests.contracts.little_cluster import LittleCluster, missing
+from tests.contracts.little_cluster import LittleCluster, little_cluster, missing
 
 pytestmark = [
     pytest.mark.integration,
@@ -59,11 +59,8 @@ print(len(set(ray.get([work.remote() for _ in range(2)]))), "nodes worked")
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LittleCluster]:
-    cluster = LittleCluster()
-    try:
-        yield cluster.start()
-    finally:
-        cluster.stop()
+    with little_cluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture

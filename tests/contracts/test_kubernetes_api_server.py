@@ -50,9 +50,7 @@ def server() -> Iterator[KubernetesApi]:
     api = KubernetesApi(programs(), Path(tempfile.mkdtemp(prefix="kubernetes-", dir="/tmp")))
     try:
         api.start()
-        for path in sorted(Path(CRDS).glob("*.yaml")):
-            api.apply(path)
-        wait_until(lambda: served(api))
+        api.install(Path(CRDS))
         api.start_controllers()
         yield api
     finally:
@@ -94,15 +92,6 @@ class OperatedSite(Site):
         about = {"name": name, "namespace": self.namespace}
         event = {"type": "Warning", "reason": reason, "message": message, "involvedObject": about}
         self.core.create_namespaced_event(self.namespace, {"metadata": {"generateName": "warning-"}, **event})
-
-
-def served(server: KubernetesApi) -> bool:
-    try:
-        for plural in client.PLURALS.values():
-            kubernetes.client.CustomObjectsApi(server.admin).list_cluster_custom_object("ray.io", "v1", plural)
-    except kubernetes.client.ApiException:
-        return False
-    return True
 
 
 def wait_until(holds, timeout_s=60):

@@ -11,7 +11,7 @@ import yaml
 
 from tests.contracts.kubernetes_pod import until
 from tests.contracts.kubernetes_site import Site
-from tests.contracts.little_cluster import LittleCluster, missing
+from tests.contracts.little_cluster import LittleCluster, little_cluster, missing
 from tests.dags.dag_runs import lay_out, make_airflow, run
 
 pytestmark = [
@@ -23,11 +23,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LittleCluster]:
-    cluster = LittleCluster()
-    try:
-        yield cluster.start()
-    finally:
-        cluster.stop()
+    with little_cluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="module")
