@@ -18,7 +18,7 @@ import pytest
 
 from kuberay.backend import JobStatus, await_cluster, follow_job
 from kuberay.client import RUNS_ANEW
-from kuberay.cluster import parse_cluster
+from kuberay.cluster import ClusterSpec, parse_cluster
 from kuberay.names import Claim
 from kuberay.rayjob import JobSpec, make_job
 from tests.contracts.kubernetes_pod import until
@@ -82,6 +82,27 @@ def run_job(site: Site, job: JobSpec, lines: list[str], claim: Claim = CLAIM) ->
     return site.run(life, timeout_s=300)
 
 
+async def follow_until(backend, job: JobSpec, lines: list[str], line: str) -> tuple[str, asyncio.Task[JobStatus]]:
+    """The job's name, and who follows it, once it has told this line."""
+    name = await backend.submit_job(job, CLAIM, LATER)
+    following = asyncio.create_task(follow_job(backend, name, lines.append, log_interval_s=0.5))
+    while line not in lines:
+        await asyncio.sleep(0.1)
+    return name, following
+
+
+def make_cluster(site: Site, spec: ClusterSpec) -> str:
+    """The name of a shared cluster that is ready."""
+
+    async def ready(backend):
+        name = await backend.create_cluster(spec, CLAIM, LATER)
+        return await await_cluster(backend, name, lambda line: None, timeout_s=120)
+
+    status = site.run(ready, timeout_s=150)
+    assert status.state == "ready", status.message
+    return status.name
+
+
 def delete_job(site: Site, name: str) -> None:
     site.run(lambda backend: backend.delete_job(name), timeout_s=120)
 
@@ -120,10 +141,7 @@ def test_another_worker_takes_a_running_job_up_where_the_first_stopped_reading(s
     second: list[str] = []
 
     async def first_worker(backend):
-        name = await backend.submit_job(job, CLAIM, LATER)
-        following = asyncio.create_task(follow_job(backend, name, first.append, log_interval_s=0.5))
-        while "line 3" not in first:
-            await asyncio.sleep(0.1)
+        _, following = await follow_until(backend, job, first, "line 3")
         following.cancel()  # as a triggerer does that is told to end
         with suppress(asyncio.CancelledError):
             await following
@@ -140,10 +158,7 @@ def test_cancelling_a_running_job_ends_its_processes(site: Site, cluster: Little
     lines: list[str] = []
 
     async def cancelled(backend):
-        name = await backend.submit_job(job, CLAIM, LATER)
-        following = asyncio.create_task(follow_job(backend, name, lines.append, log_interval_s=0.5))
-        while "up" not in lines:
-            await asyncio.sleep(0.1)
+        name, following = await follow_until(backend, job, lines, "up")
         await backend.delete_job(name)
         return await following
 
@@ -211,23 +226,16 @@ def test_a_job_on_a_cluster_that_is_not_there_is_over_at_once(site: Site) -> Non
 def test_jobs_share_a_cluster_that_is_there_until_it_is_deleted(site: Site, cluster: LittleCluster) -> None:
     gpu_group = {"name": "asr", "cpu": "1", "memory": "2Gi", "gpus": 1, "ray_resources": {"asr": 1}}
     groups = [{**group, "min_replicas": 1} for group in (WORKER, gpu_group)]
-
-    async def created(backend):
-        spec = parse_cluster({"image": IMAGE, "head": HEAD.head.model_dump(), "workers": groups})
-        name = await backend.create_cluster(spec, CLAIM, LATER)
-        return await await_cluster(backend, name, lambda line: None, timeout_s=120)
-
-    status = site.run(created, timeout_s=150)
-    assert status.state == "ready", status.message
+    name = make_cluster(site, parse_cluster({"image": IMAGE, "head": HEAD.head.model_dump(), "workers": groups}))
     count = "import ray; ray.init(); has = ray.cluster_resources(); print(*(has[k] for k in ('spark', 'asr', 'GPU')))"
     for task_id in ("one", "two"):
         lines: list[str] = []
-        job = make_job(entrypoint=python(count), cluster_name=status.name)
+        job = make_job(entrypoint=python(count), cluster_name=name)
         done = run_job(site, job, lines, replace(CLAIM, task_id=task_id))
         assert done.state == "succeeded", done.message
         assert "4.0 1.0 1.0" in lines
         delete_job(site, done.name)
-    site.run(lambda backend: backend.delete_cluster(status.name), timeout_s=120)
+    site.run(lambda backend: backend.delete_cluster(name), timeout_s=120)
     assert_nothing_is_left(site, cluster)
 
 
@@ -236,14 +244,10 @@ def test_a_cluster_grows_for_the_work_and_shrinks_again(site: Site, cluster: Lit
     group = {**WORKER, "min_replicas": 0, "max_replicas": 2, "idle_timeout_s": 5}
     growing = parse_cluster({"image": IMAGE, "head": HEAD.head.model_dump(), "workers": [group], "autoscaling": {}})
 
-    async def ready(backend):
-        name = await backend.create_cluster(growing, CLAIM, LATER)
-        return await await_cluster(backend, name, lambda line: None, timeout_s=120)
-
     def num_workers() -> int:
         return sum("-worker-" in name for name in pods(site))
 
-    name = site.run(ready, timeout_s=150).name
+    name = make_cluster(site, growing)
     assert num_workers() == 0
     lines: list[str] = []
     program = cluster.folder / "work.py"
