@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ray_jobs.engines.whisper_audio import Audio
 from ray_jobs.engines.whisper_model import Decoder, DecoderState
 
 _NUM_SIZES = 8
@@ -45,9 +46,9 @@ class GraphDecoder:
         num_windows = len(audio)
         if num_windows > self._max_windows or max_length > len(self._keys):
             return self._decoder.start(audio, max_length)
-        state = DecoderState(self._self_kv[:, :, :num_windows], self._audio[:num_windows])
+        self._audio[:num_windows] = audio
+        state = DecoderState(self._self_kv[:, :, :num_windows], Audio(self._audio[:num_windows]))
         state.self_kv.zero_()  # a mask hides what is finite only: no NaN may be left behind it
-        state.audio.copy_(audio)
         return state
 
     def step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, Tensor]:
@@ -79,7 +80,7 @@ class GraphDecoder:
             self._tokens[:size],
             self._position,
             self._self_kv[:, :, :size],
-            self._audio[:size],
+            Audio(self._audio[:size]),
             self._decoder.mask(self._keys, self._position),
         )
 

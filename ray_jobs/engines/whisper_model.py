@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ray_jobs.engines.attention import attend, lacks_amx
+from ray_jobs.engines.attention import attend
 from ray_jobs.engines.linear import Linear
+from ray_jobs.engines.whisper_audio import Audio, PackedAudio, hear
 from ray_jobs.engines.whisper_weights import Checkpoint, WhisperConfig
 from ray_jobs.errors import ModelError
 
@@ -137,11 +138,11 @@ class Encoder:
 class DecoderState:
     """What a batch in decoding looks back at. Windows that are done leave it; what is left stays contiguous.
 
-    `self_kv`: (layers, 2, windows, beams, num_heads, text_positions, head_dim), filled up to `length`; `audio`:
-    (windows, audio_positions, width), the encoder's output, which all layers and all beams of a window share.
+    `self_kv`: (layers, 2, windows, beams, num_heads, text_positions, head_dim), filled up to `length`; `audio`: the
+    encoder's output, which all layers and all beams of a window share.
     """
 
-    def __init__(self, self_kv: Tensor, audio: Tensor) -> None:
+    def __init__(self, self_kv: Tensor, audio: Audio | PackedAudio) -> None:
         self.self_kv, self.audio = self_kv, audio
         self.length = 0
 
@@ -154,12 +155,11 @@ class DecoderState:
         gaps = torch.ones(kept, dtype=torch.bool, device=windows.device)
         gaps[windows[windows < kept]] = False
         (holes,) = torch.where(gaps)
-        movers = windows[windows >= kept]
-        self.self_kv[:, :, holes] = self.self_kv[:, :, movers]
-        self.audio[holes] = self.audio[movers]
-        self.self_kv, self.audio = self.self_kv[:, :, :kept], self.audio[:kept]
         order = torch.arange(kept, device=windows.device)
-        order[holes] = movers
+        order[holes] = windows[windows >= kept]
+        self.self_kv[:, :, holes] = self.self_kv[:, :, order[holes]]
+        self.self_kv = self.self_kv[:, :, :kept]
+        self.audio.keep(order, holes)
         return order
 
     def fan_out(self, num_beams: int) -> None:
@@ -196,8 +196,8 @@ class _CrossAttention:
         # On the device: a list would be copied there at every step, and the host would wait for it.
         self.alignment_heads = torch.tensor(alignment_heads, dtype=torch.long, device=self.keys.device)
 
-    def __call__(self, x: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """What `x` (windows, n, width) sees in `audio` (windows, audio_positions, width): as `x`.
+    def __call__(self, x: Tensor, audio: Audio | PackedAudio) -> tuple[Tensor, Tensor]:
+        """What `x` (windows, n, width) sees in `audio`: as `x`.
 
         And the weights of the alignment heads: (windows, num_alignment_heads, n, audio_positions).
         """
@@ -206,21 +206,13 @@ class _CrossAttention:
         queries = (queries.float() * queries.shape[-1] ** -0.5) @ self.keys
         queries = queries.view(self.num_heads, windows, num_queries, width).transpose(0, 1)
         parts = _in_parts(queries.reshape(windows, -1, width), audio.dtype)
-        scores = _scores(torch.cat(parts, 1), audio).chunk(len(parts), 1)
+        scores = audio.scores(torch.cat(parts, 1)).chunk(len(parts), 1)
         # Along its last dimension softmax is several times faster, the copy included.
         attention = sum(scores[1:], scores[0].float()).contiguous().softmax(-1).to(audio.dtype)
-        seen = (attention @ audio).view(windows, self.num_heads, num_queries, width).transpose(0, 1)
+        seen = audio.mixed(attention).view(windows, self.num_heads, num_queries, width).transpose(0, 1)
         seen = torch.baddbmm(self.value_bias, seen.reshape(self.num_heads, -1, width), self.values)
         by_head = attention.view(windows, self.num_heads, num_queries, -1)
         return self.out(seen.transpose(0, 1).reshape(x.shape)), by_head[:, self.alignment_heads]
-
-
-def _scores(queries: Tensor, audio: Tensor) -> Tensor:
-    """(windows, n, width) by (windows, audio_positions, width): (windows, n, audio_positions)."""
-    if lacks_amx(audio) and len(audio) > 1:  # of one window this product takes ten times longer
-        return queries @ audio.transpose(1, 2)
-    # Audio first: the many rows are read as they lie, and only the few are rearranged.
-    return (audio @ queries.transpose(1, 2)).transpose(1, 2)
 
 
 def _in_parts(x: Tensor, dtype: torch.dtype) -> list[Tensor]:
@@ -245,7 +237,12 @@ class _DecoderLayer:
         self.feed_forward = _FeedForward(weights)
 
     def __call__(
-        self, x: Tensor, self_kv: Tensor, audio: Tensor, mask: Tensor | None, positions: slice | Tensor
+        self,
+        x: Tensor,
+        self_kv: Tensor,
+        audio: Audio | PackedAudio,
+        mask: Tensor | None,
+        positions: slice | Tensor,
     ) -> tuple[Tensor, Tensor]:
         """One block over `x` (rows, n, width), float32, at `positions`; also the attention of the alignment heads.
 
@@ -285,7 +282,7 @@ class Decoder:
 
     def start(self, audio: Tensor, max_length: int) -> DecoderState:
         """Texts of up to `max_length` tokens on the encoder's output (windows, audio_positions, width)."""
-        return DecoderState(self.text_cache(len(audio), max_length), audio.clone())  # windows that are done leave it
+        return DecoderState(self.text_cache(len(audio), max_length), hear(audio))
 
     def text_cache(self, num_windows: int, max_length: int) -> Tensor:
         """Room for a DecoderState's `self_kv`, one text per window; what is in it is undefined."""
@@ -296,7 +293,7 @@ class Decoder:
         )
 
     def audio_cache(self, num_windows: int) -> Tensor:
-        """Room for a DecoderState's `audio`; what is in it is undefined."""
+        """Room for the embeddings of a DecoderState's `audio`; what is in it is undefined."""
         return self._embeddings.new_empty(num_windows, self.config.audio_positions, self.config.width)
 
     def step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, Tensor]:
@@ -312,7 +309,12 @@ class Decoder:
         return self.run(tokens, slice(start, end), state.self_kv[..., :end, :], state.audio, mask)
 
     def run(
-        self, tokens: Tensor, positions: slice | Tensor, self_kv: Tensor, audio: Tensor, mask: Tensor | None
+        self,
+        tokens: Tensor,
+        positions: slice | Tensor,
+        self_kv: Tensor,
+        audio: Audio | PackedAudio,
+        mask: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """What `step` returns, for tokens at `positions` of texts and audio shaped as a DecoderState's.
 
