@@ -9,13 +9,16 @@ staged        ours as three jobs: preprocess, transcribe, postprocess
 fused         ours as one job
 fused_plain   ours as one job without redaction, which `batched` and `ray_data` do not have either; WER is counted here
 
-and beside them the bare engine: the fused job's own model in one process, over windows prepared beforehand.
+and beside them
+bare_engine   the fused job's own model in one process, over windows prepared beforehand
+fused_apart   the fused job whose engine leaves one core to Spark, Ray and redaction, as a GPU leaves them all
+bare_apart    that engine in one process
 
 call_s_per_s  seconds of calls done per second of the whole command, start-up included
 steady        the fused job's rate from the first partition handed to ASR until the last commit: start-up excluded, the
               tail included
-engine_share  steady / bare engine, of the same round. With --cpus below the number of cores the engine has cores of its
-              own in both, as it has a GPU of its own elsewhere; else it shares all cores with Ray and Spark
+engine_share  steady / bare engine, of the same round, where the engine shares all its cores with Ray and Spark
+engine_share_apart  the same of the two that leave a core to them: how well the pipeline feeds an engine
 wer           word errors per reference word; wer_digits with every run of digits split, as in benchmarks.wer
 ratio         fused / the fastest of pods, batched and ray_data, of the same round
 
@@ -44,8 +47,9 @@ from benchmarks.simulation import work_s
 from benchmarks.wer import Score
 
 PEERS = ("pods", "batched", "ray_data")
-OURS = ("staged", "fused", "fused_plain")
-BARE = "bare_engine"
+OURS = ("staged", "fused", "fused_plain", "fused_apart")
+BARE = ("bare_engine", "bare_apart")
+SHARES = {"engine_share": ("fused", "bare_engine"), "engine_share_apart": ("fused_apart", "bare_apart")}
 
 
 class Race:
@@ -54,21 +58,26 @@ class Race:
     def __init__(self, corpus: Corpus, folder: Path, num_cpus: int) -> None:
         self.corpus = corpus
         self._folder = folder
-        self._spec = folder / "run.yaml"
-        self._plain = folder / "plain.yaml"
-        actors = {"num_cpus": num_cpus}
-        run: dict[str, Any] = {
+        asr = {"engine": "whisper_torch", "language": "en", "actors": {"num_cpus": num_cpus}}  # as the peers are told
+        self.spec: dict[str, Any] = {
             "input": {"uri": corpus.folder},
             "output": {"call_files": False},
-            "asr": {"engine": "whisper_torch", "language": "en", "actors": actors},  # as the peers are told
+            "asr": asr,
             "llm": {"engine": "none"},
         }
-        self._spec.write_text(yaml.safe_dump(run))
-        self._plain.write_text(yaml.safe_dump({**run, "redact": {"mode": "store_unredacted"}}))
-        self.spec = run
+        plain = self._store("plain", {**self.spec, "redact": {"mode": "store_unredacted"}})
+        apart = self._store("apart", {**self.spec, "asr": {**asr, "actors": {"num_cpus": max(1, num_cpus - 1)}}})
+        shared = self._store("run", self.spec)
+        self._specs = {"fused_plain": plain, "fused_apart": apart, "bare_apart": apart}
+        self._specs |= dict.fromkeys(("staged", "fused", "bare_engine"), shared)
         self._references = {
             path.stem: json.loads(path.read_text())["turns"] for path in Path(corpus.folder).glob("call-*.json")
         }
+
+    def _store(self, name: str, spec: Mapping[str, Any]) -> str:
+        path = self._folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(dict(spec)))
+        return str(path)
 
     def contestants(self, names: Sequence[str]) -> list[Contestant]:
         return [
@@ -87,16 +96,16 @@ class Race:
         out = str(self._out(name, number))
         if name in PEERS:
             return [sys.executable, "-m", f"benchmarks.peers.{name}", self.corpus.folder, out]
-        if name == BARE:
-            return [sys.executable, "-m", "benchmarks.bare_engine", str(self._spec), out]
+        spec = self._specs[name]
+        if name in BARE:
+            return [sys.executable, "-m", "benchmarks.bare_engine", spec, out]
         if name == "staged":
             jobs = [
-                shlex.join([sys.executable, "-m", f"ray_jobs.{job}", "--spec", str(self._spec), "--output", out])
+                shlex.join([sys.executable, "-m", f"ray_jobs.{job}", "--spec", spec, "--output", out])
                 for job in ("preprocess", "transcribe", "postprocess")
             ]
             return ["bash", "-c", " && ".join(jobs)]
-        spec = self._plain if name == "fused_plain" else self._spec
-        return [sys.executable, "-m", "ray_jobs.run", "--spec", str(spec), "--output", out]
+        return [sys.executable, "-m", "ray_jobs.run", "--spec", spec, "--output", out]
 
     def _facts(self, name: str, number: int) -> Mapping[str, float]:
         out = self._out(name, number)
@@ -105,9 +114,9 @@ class Race:
             facts.update(self._word_errors(read_texts(out)))
         elif name == "fused_plain":
             facts.update(self._word_errors(_our_texts(out / "unredacted" / "transcripts")))
-        elif name == BARE:
+        elif name in BARE:
             facts.update(json.loads((out / "bare.json").read_text()))
-        if name in ("fused", "fused_plain"):
+        if name.startswith("fused"):
             facts["steady_call_s_per_s"] = self.corpus.audio_s / work_s(json.loads((out / "report.json").read_text()))
         shutil.rmtree(out)
         return facts
@@ -165,11 +174,12 @@ def summarise(race: Race, readings: Mapping[str, Sequence[Reading]]) -> dict[str
             "ratio": ratio["median"],
             "ratio_range": [ratio["min"], ratio["max"]],
         }
-    if "fused" in readings and BARE in readings:
-        steady = [run.facts["steady_call_s_per_s"] for run in readings["fused"]]
-        bare = [run.facts["bare_call_s_per_s"] for run in readings[BARE]]
-        share = harness.paired_ratio(steady, bare)
-        result |= {"engine_share": share["median"], "engine_share_range": [share["min"], share["max"]]}
+    for share, (fused, alone) in SHARES.items():
+        if fused in readings and alone in readings:
+            steady = [run.facts["steady_call_s_per_s"] for run in readings[fused]]
+            bare = [run.facts["bare_call_s_per_s"] for run in readings[alone]]
+            found = harness.paired_ratio(steady, bare)
+            result |= {share: found["median"], f"{share}_range": [found["min"], found["max"]]}
     return result
 
 
@@ -181,7 +191,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--speech", type=Path, help="folder of recordings with a manifest.tsv, beside the sample calls")
     parser.add_argument("--cpus", type=int, default=2, help="cores of the machine that the ASR engine may use")
-    parser.add_argument("--only", nargs="+", choices=(*PEERS, *OURS, BARE), default=(*PEERS, *OURS, BARE))
+    parser.add_argument("--only", nargs="+", choices=(*PEERS, *OURS, *BARE), default=(*PEERS, *OURS, *BARE))
     options = parser.parse_args()
     corpus = make_corpus(hours=options.hours, seed=options.seed, speech_folder=options.speech)
     print(f"{corpus.num_calls} calls, {corpus.audio_s / 3600:.2f} h, {corpus.silent_share:.0%} silent", flush=True)
