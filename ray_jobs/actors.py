@@ -37,9 +37,6 @@ LOAD_NICENESS = 10
 
 _PARTITION_ID = pa.field("partition_id", pa.string())
 
-RESULT_SCHEMA = pa.schema([_PARTITION_ID, pa.field("num_calls", pa.int32()), pa.field("num_failed", pa.int32())])
-"""What comes out of the pipeline: one row per partition."""
-
 
 class Transcribe:
     """Tickets in, outcomes out: ASR over one partition of speech.
@@ -213,12 +210,6 @@ class Analyse:
             return {state.call_id: state for state in self._states[partition_id]}
         calls = ray.get(self._board.partition.remote(partition_id)).calls
         return {c.call_id: CallState(call_id=c.call_id, uri=c.uri, version=c.version, code="ok") for c in calls}
-
-
-def summarise(table: pa.Table) -> pa.Table:
-    """The pipeline's end: one row that counts a partition's outcomes (RESULT_SCHEMA)."""
-    num_failed = table.num_rows - table["failure"].null_count
-    return pa.table([[table["partition_id"][0].as_py()], [table.num_rows], [num_failed]], schema=RESULT_SCHEMA)
 
 
 def stored_outcomes(output_uri: str, marker: Marker) -> list[Outcome]:

@@ -9,7 +9,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from ray_jobs import handoff
-from ray_jobs.actors import Analyse, LoadCommitted, Redact, Transcribe, summarise
+from ray_jobs.actors import Analyse, LoadCommitted, Redact, Transcribe
 from ray_jobs.board import start_board
 from ray_jobs.errors import FatalError
 from ray_jobs.ledger import Ledger
@@ -53,8 +53,8 @@ class Pipeline:
         _configure_ray_data()
         with self._produced():
             try:
-                for _ in self.dataset().iter_batches(batch_size=None, batch_format="pyarrow"):
-                    pass  # results are committed by the stages; iterating is what pulls the stream
+                for _ in self.dataset().iter_internal_ref_bundles():
+                    pass  # the stages commit; that references are taken pulls the stream, what they name is not fetched
             except Exception as error:
                 raise FatalError(_cause(error)) from error
 
@@ -97,7 +97,7 @@ class Pipeline:
         outcomes = streams[0].union(*streams[1:]) if len(streams) > 1 else streams[0]
         if self._analyses:
             outcomes = _stage(outcomes, Analyse, spec.llm.actors, spec, board, run_id, markers, concurrent_calls=2)
-        return outcomes.map_batches(summarise, batch_size=None, batch_format="pyarrow", num_cpus=0)
+        return outcomes
 
     @contextlib.contextmanager
     def _produced(self) -> Iterator[None]:

@@ -16,7 +16,7 @@ import pytest
 import ray
 
 from ray_jobs import handoff, records, runtime
-from ray_jobs.actors import LOAD_NICENESS, Analyse, Gate, Redact, Transcribe, _giving_way, summarise
+from ray_jobs.actors import LOAD_NICENESS, Analyse, Gate, Redact, Transcribe, _giving_way
 from ray_jobs.board import start_board
 from ray_jobs.ledger import Partition
 from ray_jobs.pipeline import _stage
@@ -211,9 +211,3 @@ def test_a_plan_that_cannot_be_placed_is_refused(spec: RunSpec) -> None:
     )
     with pytest.raises(runtime.FatalError, match="the stages need 2 GPU slots to start and the cluster has 0"):
         runtime._check_placeable(greedy, greedy.stages, ray.cluster_resources())
-
-
-def test_the_end_of_the_pipeline_counts_outcomes(tmp_path: Path) -> None:
-    failure = Failure(call_id="b", uri="b", code="empty", stage="etl", reason="r")
-    table = records.outcomes_to_table([failure]).append_column("partition_id", pa.array(["p-1"]))
-    assert summarise(table).to_pylist() == [{"partition_id": "p-1", "num_calls": 1, "num_failed": 1}]
