@@ -68,7 +68,10 @@ class PackedAudio:
         self._to_width = [self._to_width[row] for row in rows]
 
 
-def hear(embeddings: Tensor) -> Audio | PackedAudio:
+Heard = Audio | PackedAudio
+
+
+def hear(embeddings: Tensor) -> Heard:
     """A batch to look back at, apart from `embeddings`, for windows that are done leave it."""
     return PackedAudio(embeddings) if lacks_amx(embeddings) else Audio(embeddings.clone())
 

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from ray_jobs.engines.attention import attend
 from ray_jobs.engines.linear import Linear
-from ray_jobs.engines.whisper_audio import Audio, PackedAudio, hear
+from ray_jobs.engines.whisper_audio import Heard, hear
 from ray_jobs.engines.whisper_weights import Checkpoint, WhisperConfig
 from ray_jobs.errors import ModelError
 
@@ -142,7 +142,7 @@ class DecoderState:
     encoder's output, which all layers and all beams of a window share.
     """
 
-    def __init__(self, self_kv: Tensor, audio: Audio | PackedAudio) -> None:
+    def __init__(self, self_kv: Tensor, audio: Heard) -> None:
         self.self_kv, self.audio = self_kv, audio
         self.length = 0
 
@@ -196,7 +196,7 @@ class _CrossAttention:
         # On the device: a list would be copied there at every step, and the host would wait for it.
         self.alignment_heads = torch.tensor(alignment_heads, dtype=torch.long, device=self.keys.device)
 
-    def __call__(self, x: Tensor, audio: Audio | PackedAudio) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor, audio: Heard) -> tuple[Tensor, Tensor]:
         """What `x` (windows, n, width) sees in `audio`: as `x`.
 
         And the weights of the alignment heads: (windows, num_alignment_heads, n, audio_positions).
@@ -237,12 +237,7 @@ class _DecoderLayer:
         self.feed_forward = _FeedForward(weights)
 
     def __call__(
-        self,
-        x: Tensor,
-        self_kv: Tensor,
-        audio: Audio | PackedAudio,
-        mask: Tensor | None,
-        positions: slice | Tensor,
+        self, x: Tensor, self_kv: Tensor, audio: Heard, mask: Tensor | None, positions: slice | Tensor
     ) -> tuple[Tensor, Tensor]:
         """One block over `x` (rows, n, width), float32, at `positions`; also the attention of the alignment heads.
 
@@ -309,12 +304,7 @@ class Decoder:
         return self.run(tokens, slice(start, end), state.self_kv[..., :end, :], state.audio, mask)
 
     def run(
-        self,
-        tokens: Tensor,
-        positions: slice | Tensor,
-        self_kv: Tensor,
-        audio: Audio | PackedAudio,
-        mask: Tensor | None,
+        self, tokens: Tensor, positions: slice | Tensor, self_kv: Tensor, audio: Heard, mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """What `step` returns, for tokens at `positions` of texts and audio shaped as a DecoderState's.
 
