@@ -10,6 +10,7 @@ fused         ours as one job
 fused_plain   ours as one job without redaction, which `batched` and `ray_data` do not have either; WER is counted here
 
 and beside them
+batched_words `batched` that finds the words' times too, which ours always has
 bare_engine   the fused job's own model in one process, over windows prepared beforehand
 fused_apart   the fused job whose engine leaves one core to Spark, Ray and redaction, as a GPU leaves them all
 bare_apart    that engine in one process
@@ -21,6 +22,7 @@ engine_share  steady / bare engine, of the same round, where the engine shares a
 engine_share_apart  the same of the two that leave a core to them: how well the pipeline feeds an engine
 wer           word errors per reference word; wer_digits with every run of digits split, as in benchmarks.wer
 ratio         fused / the fastest of pods, batched and ray_data, of the same round
+ratio_words   fused / batched_words: the same for what both give, words with times
 
 Ours does more than any peer here: redaction, words with times, exactly-once output and the report are all on.
 """
@@ -48,7 +50,9 @@ from benchmarks.wer import Score
 
 PEERS = ("pods", "batched", "ray_data")
 OURS = ("staged", "fused", "fused_plain", "fused_apart")
+WITH_WORDS = "batched_words"
 BARE = ("bare_engine", "bare_apart")
+CONTESTANTS = (*PEERS, WITH_WORDS, *OURS, *BARE)
 SHARES = {"engine_share": ("fused", "bare_engine"), "engine_share_apart": ("fused_apart", "bare_apart")}
 
 
@@ -96,6 +100,8 @@ class Race:
         out = str(self._out(name, number))
         if name in PEERS:
             return [sys.executable, "-m", f"benchmarks.peers.{name}", self.corpus.folder, out]
+        if name == WITH_WORDS:
+            return [sys.executable, "-m", "benchmarks.peers.batched", self.corpus.folder, out, "--words"]
         spec = self._specs[name]
         if name in BARE:
             return [sys.executable, "-m", "benchmarks.bare_engine", spec, out]
@@ -110,7 +116,7 @@ class Race:
     def _facts(self, name: str, number: int) -> Mapping[str, float]:
         out = self._out(name, number)
         facts: dict[str, float] = {}
-        if name in PEERS:
+        if name in (*PEERS, WITH_WORDS):
             facts.update(self._word_errors(read_texts(out)))
         elif name == "fused_plain":
             facts.update(self._word_errors(_our_texts(out / "unredacted" / "transcripts")))
@@ -174,6 +180,9 @@ def summarise(race: Race, readings: Mapping[str, Sequence[Reading]]) -> dict[str
             "ratio": ratio["median"],
             "ratio_range": [ratio["min"], ratio["max"]],
         }
+    if "fused" in rates and WITH_WORDS in rates:
+        alike = harness.paired_ratio(rates["fused"], rates[WITH_WORDS])
+        result |= {"ratio_words": alike["median"], "ratio_words_range": [alike["min"], alike["max"]]}
     for share, (fused, alone) in SHARES.items():
         if fused in readings and alone in readings:
             steady = [run.facts["steady_call_s_per_s"] for run in readings[fused]]
@@ -191,7 +200,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--speech", type=Path, help="folder of recordings with a manifest.tsv, beside the sample calls")
     parser.add_argument("--cpus", type=int, default=2, help="cores of the machine that the ASR engine may use")
-    parser.add_argument("--only", nargs="+", choices=(*PEERS, *OURS, *BARE), default=(*PEERS, *OURS, *BARE))
+    parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=CONTESTANTS)
     options = parser.parse_args()
     corpus = make_corpus(hours=options.hours, seed=options.seed, speech_folder=options.speech)
     print(f"{corpus.num_calls} calls, {corpus.audio_s / 3600:.2f} h, {corpus.silent_share:.0%} silent", flush=True)
