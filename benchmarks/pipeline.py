@@ -172,24 +172,26 @@ def summarise(race: Race, readings: Mapping[str, Sequence[Reading]]) -> dict[str
     peers = [name for name in PEERS if name in rates]
     if "fused" in rates and peers:
         best = max(peers, key=lambda name: statistics.median(rates[name]))
-        ratio = harness.paired_ratio(rates["fused"], rates[best])
         result |= {
             "ours": statistics.median(rates["fused"]),
             "peer": statistics.median(rates[best]),
             "best_peer": best,
-            "ratio": ratio["median"],
-            "ratio_range": [ratio["min"], ratio["max"]],
+            **_paired("ratio", rates["fused"], rates[best]),
         }
     if "fused" in rates and WITH_WORDS in rates:
-        alike = harness.paired_ratio(rates["fused"], rates[WITH_WORDS])
-        result |= {"ratio_words": alike["median"], "ratio_words_range": [alike["min"], alike["max"]]}
+        result |= _paired("ratio_words", rates["fused"], rates[WITH_WORDS])
     for share, (fused, alone) in SHARES.items():
         if fused in readings and alone in readings:
             steady = [run.facts["steady_call_s_per_s"] for run in readings[fused]]
             bare = [run.facts["bare_call_s_per_s"] for run in readings[alone]]
-            found = harness.paired_ratio(steady, bare)
-            result |= {share: found["median"], f"{share}_range": [found["min"], found["max"]]}
+            result |= _paired(share, steady, bare)
     return result
+
+
+def _paired(name: str, ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
+    """The ratio of each round's two under `name`: its median and its range."""
+    ratio = harness.paired_ratio(ours, theirs)
+    return {name: ratio["median"], f"{name}_range": [ratio["min"], ratio["max"]]}
 
 
 def main() -> None:
