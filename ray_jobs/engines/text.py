@@ -13,7 +13,9 @@ MIN_AVG_LOGPROB = -1.0
 
 _MAX_LOOP_WORDS = 12
 _MIN_REPEATS = 4
-_ON_END = re.compile(r"(.{8,}?)\1\1")  # in characters, for not every language has blanks; "1111 1111 1111 1111" is none
+# Four times on end, or three and nothing after; in characters, for not every language has blanks, and so many of them
+# that "1111 1111 1111 1111" is none.
+_ON_END = re.compile(r"(.{8,}?)\1\1(?:\1|$)")
 
 
 def join_words(words: Sequence[str], language: str) -> str:
@@ -30,10 +32,10 @@ def compression_ratio(text: str) -> float:
 def is_looping(text: str) -> bool:
     """Whether a model got stuck: a text that compresses too well because it says a phrase over and over on end.
 
-    The Whisper paper takes compression alone for it. But callers and scripts do repeat themselves, sentences apart, and
-    a model that is sure of such a text says the same at every temperature.
+    The Whisper paper takes compression alone for it. But callers and scripts do repeat themselves, sentences apart or
+    up to three times on end, and a model that is sure of such a text says the same at every temperature.
     """
-    return compression_ratio(text) > MAX_COMPRESSION_RATIO and _ON_END.search(f"{text} ".casefold()) is not None
+    return compression_ratio(text) > MAX_COMPRESSION_RATIO and _ON_END.search(f"{text.strip()} ".casefold()) is not None
 
 
 def is_invented(avg_logprob: float, no_speech_prob: float) -> bool:

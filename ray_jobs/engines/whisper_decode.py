@@ -57,10 +57,10 @@ def decode(
     rows = torch.arange(len(audio), device=audio.device)
     for step in range(MAX_TOKENS):
         if temperatures:
-            sampled = logits / heat[rows] + _gumbel(logits, [samplers[row] for row in rows.tolist()])
+            tokens = _sample(logits / heat[rows], [samplers[row] for row in rows.tolist()])
         else:
-            sampled = logits
-        tokens, logprobs = _choose(logits, sampled)
+            tokens = logits.max(-1).indices  # on a CPU a third of argmax's time
+        logprobs = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
         trace.add(rows, tokens, logprobs, attention)
         active = trace.active(rows, tokens, step)
         if len(active) == 0:
@@ -73,17 +73,15 @@ def decode(
     return trace.read(no_speech)
 
 
-def _choose(logits: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor]:
-    """The token of each row that `sampled` is largest for, and its log-probability at temperature 1."""
-    tokens = sampled.max(-1).indices  # on a CPU a third of argmax's time
-    chosen = logits.gather(1, tokens[:, None])[:, 0]
-    return tokens, chosen - logits.logsumexp(-1)
+def _sample(logits: Tensor, samplers: Sequence[torch.Generator]) -> Tensor:
+    """A token of each row's softmax: where its running sum passes a random number of the row's own sampler.
 
-
-def _gumbel(like: Tensor, samplers: Sequence[torch.Generator]) -> Tensor:
-    """Gumbel noise: the largest of logits plus noise is a sample of their softmax."""
-    rows = [torch.empty_like(like[0]).exponential_(generator=sampler) for sampler in samplers]
-    return -torch.stack(rows).log()
+    The sum is float64, as 50,000 small float32 lose too much; the number is never 0, which tokens without any
+    probability would pass.
+    """
+    passed = logits.softmax(-1).double().cumsum(-1)
+    at = torch.stack([1 - torch.rand(1, device=logits.device, generator=sampler) for sampler in samplers])
+    return torch.searchsorted(passed, at * passed[:, -1:])[:, 0]
 
 
 class _Trace:

@@ -188,8 +188,8 @@ class _CrossAttention:
     def __init__(self, weights: _Weights, num_heads: int, alignment_heads: Sequence[int]) -> None:
         self.num_heads = num_heads
         self.query, self.out = _linear(weights, "q_proj"), _linear(weights, "out_proj")
-        # (num_heads, head_dim, width), unrounded: see _in_parts
-        self.keys = weights("k_proj.weight").float().unflatten(0, (num_heads, -1))
+        keys = weights("k_proj.weight").unflatten(0, (num_heads, -1))  # (num_heads, head_dim, width)
+        self.keys = keys * keys.shape[1] ** -0.5  # exact: a head of any Whisper has 64 dimensions
         self.values = weights("v_proj.weight").unflatten(0, (num_heads, -1)).transpose(1, 2).contiguous()
         # The weights of a head sum up to one, so its values' bias passes through them as it is.
         self.value_bias = weights("v_proj.bias").unflatten(0, (num_heads, 1, -1))
@@ -203,27 +203,14 @@ class _CrossAttention:
         """
         windows, num_queries, width = x.shape
         queries = self.query(x).view(windows * num_queries, self.num_heads, -1).transpose(0, 1)
-        queries = (queries.float() * queries.shape[-1] ** -0.5) @ self.keys
-        queries = queries.view(self.num_heads, windows, num_queries, width).transpose(0, 1)
-        parts = _in_parts(queries.reshape(windows, -1, width), audio.dtype)
-        scores = audio.scores(torch.cat(parts, 1)).chunk(len(parts), 1)
+        queries = (queries @ self.keys).view(self.num_heads, windows, num_queries, width).transpose(0, 1)
+        scores = audio.scores(queries.reshape(windows, -1, width))
         # Along its last dimension softmax is several times faster, the copy included.
-        attention = sum(scores[1:], scores[0].float()).contiguous().softmax(-1).to(audio.dtype)
+        attention = scores.contiguous().softmax(-1)
         seen = audio.mixed(attention).view(windows, self.num_heads, num_queries, width).transpose(0, 1)
         seen = torch.baddbmm(self.value_bias, seen.reshape(self.num_heads, -1, width), self.values)
         by_head = attention.view(windows, self.num_heads, num_queries, -1)
         return self.out(seen.transpose(0, 1).reshape(x.shape)), by_head[:, self.alignment_heads]
-
-
-def _in_parts(x: Tensor, dtype: torch.dtype) -> list[Tensor]:
-    """`x`, float32, as a sum of tensors of `dtype`: what rounding takes from the first is the second.
-
-    Queries that are multiplied with whole audio embeddings, as large as they are beside what a head looks for, err a
-    third more when rounded once than keys and values did; in two parts they do not, for almost no time, as the matrix
-    units take sixteen columns where a window has eight heads.
-    """
-    rounded = x.to(dtype)
-    return [x] if dtype == x.dtype else [rounded, (x - rounded).to(dtype)]
 
 
 class _DecoderLayer:

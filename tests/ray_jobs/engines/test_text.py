@@ -35,10 +35,14 @@ def test_a_model_that_is_stuck_is_told_from_a_speaker_who_repeats_himself() -> N
     question = "Can I get the name and the phone number on the account?"
     repeated = f"{question} I'll call you back. {question} {question} Thank you, Victor. " * 2 + question
     card = "It's 4111 1111 1111 1111. Once more, please? Yes, 4111 1111 1111 1111. 4111 1111 1111 1111, is that right?"
-    for text in (repeated, card):
+    thrice = "Okay, that usually means the clock on it is wrong. Can you look at the time? " * 3 + "My pleasure."
+    for text in (repeated, card, thrice):
         assert not is_looping(text)
     assert compression_ratio(repeated) > 2.4
+    assert compression_ratio(thrice) > 2.4
     assert is_looping("Thank you so much. " * 9)
+    assert is_looping(thrice.removesuffix("My pleasure."))  # nothing after it: the model may never have left it
+    assert is_looping(thrice[: len(thrice) // 3 - 4] * 4 + "My pleasure.")
     assert is_looping("Well, " + "no, " * 40)
     assert is_looping("你好，我想查询我的账单。" * 12)
 
