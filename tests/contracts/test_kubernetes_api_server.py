@@ -27,6 +27,7 @@ from kuberay.errors import ApiError, ForbiddenError, NotInstalledError, QuotaExc
 from kuberay.names import MANAGED_LABEL, Claim
 from kuberay.rayjob import make_job
 from tests.contracts.kubernetes_api import KubernetesApi, programs
+from tests.contracts.kubernetes_pod import until
 from tests.contracts.kubernetes_site import ACCOUNT, LATER, Site
 from tests.contracts.test_manifests import manifests
 
@@ -92,13 +93,6 @@ class OperatedSite(Site):
         about = {"name": name, "namespace": self.namespace}
         event = {"type": "Warning", "reason": reason, "message": message, "involvedObject": about}
         self.core.create_namespaced_event(self.namespace, {"metadata": {"generateName": "warning-"}, **event})
-
-
-def wait_until(holds, timeout_s=60):
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 # --- what the schemas say -----------------------------------------------------------------------------------------
@@ -214,7 +208,7 @@ def test_a_token_that_is_no_longer_valid_is_replaced_while_the_job_runs(site):
 
     def rotate():
         site.core.delete_namespaced_service_account(ACCOUNT, site.namespace)
-        wait_until(lambda: ACCOUNT not in [a.metadata.name for a in _accounts(site)])
+        until(lambda: ACCOUNT not in [a.metadata.name for a in _accounts(site)], "the account is gone")
         site.core.create_namespaced_service_account(site.namespace, {"metadata": {"name": ACCOUNT}})
         site.tokens.append(site.token())
         time.sleep(1)
@@ -283,7 +277,7 @@ def wait_for_refusal(site):
 def test_a_quota_is_said_to_be_exceeded(site):
     quota = {"metadata": {"name": "jobs"}, "spec": {"hard": {"count/rayjobs.ray.io": "1"}}}
     site.core.create_namespaced_resource_quota(site.namespace, quota)
-    wait_until(lambda: site.core.read_namespaced_resource_quota("jobs", site.namespace).status.hard)
+    until(lambda: site.core.read_namespaced_resource_quota("jobs", site.namespace).status.hard, "the quota counts")
     site.submit()
     with pytest.raises(QuotaExceededError, match=r"exceeded quota: jobs, requested: count/rayjobs\.ray\.io=1"):
         site.submit(claim=replace(CLAIM, task_id="another"))
