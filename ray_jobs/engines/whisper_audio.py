@@ -19,13 +19,8 @@ class Audio:
         """Windows in it."""
         return len(self.embeddings)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the embeddings, and of what goes in and comes out below."""
-        return self.embeddings.dtype
-
     def scores(self, queries: Tensor) -> Tensor:
-        """(windows, n, width) to (windows, n, audio_positions)."""
+        """(windows, n, width) to (windows, n, audio_positions), in the embeddings' dtype as all here."""
         # Audio first: the many rows are read as they lie, and only the few are rearranged.
         return (self.embeddings @ queries.transpose(1, 2)).transpose(1, 2)
 
@@ -49,7 +44,6 @@ class PackedAudio:
 
     def __init__(self, embeddings: Tensor) -> None:
         """`embeddings` as Audio's; they are copied."""
-        self.dtype = embeddings.dtype
         self._to_positions = [Linear(window) for window in embeddings]
         self._to_width = [Linear(window.T.contiguous()) for window in embeddings]
 

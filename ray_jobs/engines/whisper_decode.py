@@ -76,10 +76,10 @@ def decode(
 def _sample(logits: Tensor, samplers: Sequence[torch.Generator]) -> Tensor:
     """A token of each row's softmax: where its running sum passes a random number of the row's own sampler.
 
-    The sum is float64, as 50,000 small float32 lose too much; the number is never 0, which tokens without any
-    probability would pass.
+    torch.multinomial draws a number for each of 50,000 tokens, which takes three times as long. The sum is float64, as
+    so many small float32 lose too much; the random number is never 0, which tokens without any probability would pass.
     """
-    passed = logits.softmax(-1).double().cumsum(-1)
+    passed = logits.softmax(-1).cumsum(-1, dtype=torch.float64)
     at = torch.stack([1 - torch.rand(1, device=logits.device, generator=sampler) for sampler in samplers])
     return torch.searchsorted(passed, at * passed[:, -1:])[:, 0]
 

@@ -208,7 +208,7 @@ def test_a_token_that_is_no_longer_valid_is_replaced_while_the_job_runs(site):
 
     def rotate():
         site.core.delete_namespaced_service_account(ACCOUNT, site.namespace)
-        until(lambda: ACCOUNT not in [a.metadata.name for a in _accounts(site)], "the account is gone")
+        until(lambda: ACCOUNT not in [a.metadata.name for a in _accounts(site)], "the account is gone", 60)
         site.core.create_namespaced_service_account(site.namespace, {"metadata": {"name": ACCOUNT}})
         site.tokens.append(site.token())
         time.sleep(1)
@@ -277,7 +277,7 @@ def wait_for_refusal(site):
 def test_a_quota_is_said_to_be_exceeded(site):
     quota = {"metadata": {"name": "jobs"}, "spec": {"hard": {"count/rayjobs.ray.io": "1"}}}
     site.core.create_namespaced_resource_quota(site.namespace, quota)
-    until(lambda: site.core.read_namespaced_resource_quota("jobs", site.namespace).status.hard, "the quota counts")
+    until(lambda: site.core.read_namespaced_resource_quota("jobs", site.namespace).status.hard, "the quota counts", 60)
     site.submit()
     with pytest.raises(QuotaExceededError, match=r"exceeded quota: jobs, requested: count/rayjobs\.ray\.io=1"):
         site.submit(claim=replace(CLAIM, task_id="another"))
